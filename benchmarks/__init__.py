@@ -1,0 +1,1 @@
+"""Whole-process benchmarks of stockpot against the time to copy the same bytes."""

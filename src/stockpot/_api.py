@@ -1,0 +1,267 @@
+"""The public verbs: thin calls into the engine."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Literal
+
+from stockpot import engine, errors
+from stockpot.recipe import ModelEntry, Policies, Recipe, parse_size
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+DEFAULT_MEMORY = "192MiB"
+Ref = str | Path
+Missing = Literal["error", "base", "average", "first"]
+Mismatch = Literal["error", "base", "first"]
+
+
+def build_recipe(
+    method: str,
+    *,
+    base: Ref | None,
+    models: Sequence[Ref],
+    parameters: Mapping[str, Any] | None = None,
+    granularity: str | None = None,
+    dtype: str | None = None,
+    shard_size: str | int | None = None,
+    only: Sequence[str] = (),
+    exclude: Sequence[str] = (),
+    rename: Sequence[str] = (),
+    missing: Missing = "error",
+    mismatch: Mismatch = "error",
+    template: str | None = None,
+    allow_nonfinite: bool = False,
+    seed: int = 0,
+) -> Recipe:
+    """A recipe from arguments; a list given for a per-model parameter goes to the models in order."""
+    if not models:
+        raise errors.UsageError(f"{method} needs models", expected="at least one", got=0)
+    shared: dict[str, Any] = {}
+    each: list[dict[str, Any]] = [{} for _ in models]
+    for name, value in (parameters or {}).items():
+        if isinstance(value, list | tuple):
+            if len(value) != len(models):
+                raise errors.ParameterError(
+                    f"{name} needs one value, or one for each model", expected=f"{len(models)} values", got=len(value)
+                )
+            for own, one in zip(each, value, strict=True):
+                own[name] = one
+        else:
+            shared[name] = value
+    return Recipe.from_data(
+        {
+            "merge_method": method,
+            "base_model": None if base is None else str(base),
+            "models": [ModelEntry(model=str(m), parameters=own) for m, own in zip(models, each, strict=True)],
+            "parameters": shared,
+            "granularity": granularity,
+            "dtype": dtype,
+            "shard_size": shard_size,
+            "seed": seed,
+            "allow_nonfinite": allow_nonfinite,
+            "policies": Policies(
+                only=tuple(only),
+                exclude=tuple(exclude),
+                rename=tuple(rename),
+                missing=missing,
+                mismatch=mismatch,
+                template=template,
+            ),
+        },
+        "arguments",
+    )
+
+
+def plan(
+    recipe: Recipe | str | Path,
+    *,
+    out: Ref,
+    memory: str | int = DEFAULT_MEMORY,
+    workers: int | None = None,
+    device: str = "cpu",
+) -> engine.Plan:
+    """Decide everything about a merge from the headers of its inputs; nothing is written.
+
+    Arguments: ``recipe``, a Recipe or the path of one; ``out``, where the result would go; ``memory``, the bound on
+    our buffers; ``workers``, threads (default: the cores, at most 8); ``device``: cpu, cuda, cuda:N or auto.
+    Returns the frozen plan. Raises InputError kinds: everything that headers can tell is told here.
+    Cost: headers only, linear in the number of tensors; torch is not loaded.
+    """
+    if isinstance(recipe, Recipe):
+        return make(recipe, from_file=False, out=out, memory=memory, workers=workers, device=device)
+    return make(Recipe.from_file(recipe), from_file=True, out=out, memory=memory, workers=workers, device=device)
+
+
+def make(
+    recipe: Recipe, *, from_file: bool, out: Ref, memory: str | int, workers: int | None, device: str
+) -> engine.Plan:
+    """``plan`` for a recipe already read; ``from_file``: hold it to what the field's recipes must state."""
+    job = engine.resolve(recipe, from_file=from_file)
+    return engine.make_plan(
+        job,
+        engine.open_inputs(job),
+        Path(out).expanduser(),
+        memory=parse_size(memory),
+        workers=workers,
+        device=choose_device(device),
+    )
+
+
+def merge(
+    method: str | Recipe | Path,
+    *,
+    base: Ref | None = None,
+    models: Sequence[Ref] = (),
+    out: Ref,
+    parameters: Mapping[str, Any] | None = None,
+    granularity: str | None = None,
+    dtype: str | None = None,
+    device: str = "cpu",
+    memory: str | int = DEFAULT_MEMORY,
+    workers: int | None = None,
+    shard_size: str | int | None = None,
+    only: Sequence[str] = (),
+    exclude: Sequence[str] = (),
+    rename: Sequence[str] = (),
+    missing: Missing = "error",
+    mismatch: Mismatch = "error",
+    template: str | None = None,
+    allow_nonfinite: bool = False,
+    seed: int = 0,
+    overwrite: bool = False,
+    resume: bool = True,
+    progress: engine.Progress | None = None,
+) -> engine.MergeResult:
+    """Merge checkpoints on disk into a new one.
+
+    Arguments: ``method``, the name of a method (``stockpot methods`` lists them), or a Recipe, or the path of a recipe
+    file (then only ``out``, ``device``, ``memory``, ``workers``, ``overwrite``, ``resume`` and ``progress`` may be
+    given); ``base`` and ``models``: folders, files or Hub ids; ``out``: a folder, or one ``.safetensors`` or ``.pt``
+    file; ``parameters`` of the method, a list for one value per model; the rest as on the command line.
+    Returns a MergeResult. Raises InputError kinds before anything is written, RunError kinds if it broke midway (the
+    same call then goes on from there). Cost: each input is read once (twice where a tensor of all inputs does not fit
+    the memory budget), the output is written once; memory is the budget plus about 330 MB for torch.
+
+    >>> import tempfile, torch, safetensors.torch, stockpot
+    >>> folder = tempfile.mkdtemp()
+    >>> for name, value in {"base": 0.0, "a": 1.0, "b": 3.0}.items():
+    ...     safetensors.torch.save_file({"w": torch.full((2,), value)}, f"{folder}/{name}.safetensors")
+    >>> files = [f"{folder}/{name}.safetensors" for name in ("a", "b")]
+    >>> result = stockpot.merge("linear", models=files, out=f"{folder}/out.safetensors")
+    >>> safetensors.torch.load_file(result.out)["w"]
+    tensor([2., 2.])
+    """
+    recipe: Recipe | Path
+    if isinstance(method, Recipe) or _is_recipe_file(method):
+        given = {"base": base, "granularity": granularity, "dtype": dtype, "template": template}
+        if models or parameters or any(value is not None for value in given.values()):
+            raise errors.UsageError("a recipe says all of it", remedy="change the recipe, or give a method's name")
+        recipe = method if isinstance(method, Recipe) else Path(method)
+    else:
+        recipe = build_recipe(
+            str(method),
+            base=base,
+            models=models,
+            parameters=parameters,
+            granularity=granularity,
+            dtype=dtype,
+            shard_size=shard_size,
+            only=only,
+            exclude=exclude,
+            rename=rename,
+            missing=missing,
+            mismatch=mismatch,
+            template=template,
+            allow_nonfinite=allow_nonfinite,
+            seed=seed,
+        )
+    made = plan(recipe, out=out, memory=memory, workers=workers, device=device)
+    return engine.write(made, overwrite=overwrite, resume=resume, progress=progress)
+
+
+def merge_state_dicts(
+    method: str,
+    *,
+    base: Mapping[str, Tensor] | None = None,
+    models: Sequence[Mapping[str, Tensor]],
+    parameters: Mapping[str, Any] | None = None,
+    granularity: str | None = None,
+    dtype: str | None = None,
+    device: str = "cpu",
+    memory: str | int = DEFAULT_MEMORY,
+    workers: int | None = None,
+    only: Sequence[str] = (),
+    exclude: Sequence[str] = (),
+    rename: Sequence[str] = (),
+    missing: Missing = "error",
+    mismatch: Mismatch = "error",
+    template: str | None = None,
+    allow_nonfinite: bool = False,
+    seed: int = 0,
+) -> dict[str, Tensor]:
+    """Merge state dicts in memory, by the same code and to the same bits as files.
+
+    Arguments as ``merge``, with maps of names to tensors in place of paths. Returns name -> tensor on the CPU; tied
+    names share one tensor. Raises InputError kinds. Cost: the output, and the memory budget.
+
+    >>> import torch, stockpot
+    >>> base = {"w": torch.zeros(2)}
+    >>> models = [{"w": torch.tensor([1.0, 0.0])}, {"w": torch.tensor([1.0, 1.0])}]
+    >>> stockpot.merge_state_dicts("model_stock", base=base, models=models)["w"]
+    tensor([0.8284, 0.4142])
+    """
+    names = [f"model {number}" for number in range(1, len(models) + 1)]
+    recipe = build_recipe(
+        method,
+        base=None if base is None else "base",
+        models=names,
+        parameters=parameters,
+        granularity=granularity,
+        dtype=dtype,
+        only=only,
+        exclude=exclude,
+        rename=rename,
+        missing=missing,
+        mismatch=mismatch,
+        template=template,
+        allow_nonfinite=allow_nonfinite,
+        seed=seed,
+    )
+    job = engine.resolve(recipe)
+    by_name = dict(zip(names, models, strict=True))
+    sources = [engine.MemorySource(base, "base")] if base is not None else []
+    sources += [engine.MemorySource(by_name[name], name) for name in job.models]
+    made = engine.make_plan(
+        job,
+        engine.Inputs(tuple(sources), base is not None),
+        Path("memory"),
+        memory=parse_size(memory),
+        workers=workers,
+        device=choose_device(device),
+    )
+    return engine.to_memory(made)[0]
+
+
+def choose_device(device: str) -> str:
+    """``cpu``, ``cuda``, ``cuda:N``; ``auto`` takes a GPU where there is one."""
+    if device == "cpu":
+        return device
+    if device != "auto" and device != "cuda" and not (device.startswith("cuda:") and device[5:].isdigit()):
+        raise errors.unknown_name("device", device, ("cpu", "cuda", "cuda:0", "auto"))
+    import torch
+
+    if device == "auto":
+        return "cuda" if torch.cuda.is_available() else "cpu"
+    number = int(device[5:]) if ":" in device else 0
+    if number >= torch.cuda.device_count():
+        raise errors.UsageError(
+            "there is no such GPU", expected=f"one of {torch.cuda.device_count()}", got=device, remedy="--device cpu"
+        )
+    return device
+
+
+def _is_recipe_file(method: str | Path) -> bool:
+    return isinstance(method, Path) or method.endswith((".yaml", ".yml"))

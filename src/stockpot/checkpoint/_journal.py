@@ -1,0 +1,58 @@
+"""The journal of a merge under way: one line for each finished thing, each with its own digest.
+
+A line that was torn by a crash does not match its digest; it and all after it are forgotten.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import xxhash
+
+
+def encode(record: Mapping[str, Any]) -> bytes:
+    """One line: digest, space, JSON."""
+    text = json.dumps(record, separators=(",", ":"), ensure_ascii=False).encode()
+    return xxhash.xxh3_64_hexdigest(text).encode() + b" " + text + b"\n"
+
+
+def decode(content: bytes) -> tuple[list[dict[str, Any]], int]:
+    """The records of the intact lines from the start, and how many bytes those lines take."""
+    records: list[dict[str, Any]] = []
+    intact = 0
+    while (end := content.find(b"\n", intact)) >= 0:
+        digest, _, text = content[intact:end].partition(b" ")
+        if xxhash.xxh3_64_hexdigest(text).encode() != digest:
+            break
+        try:
+            record = json.loads(text)
+        except ValueError:
+            break
+        records.append(record)
+        intact = end + 1
+    return records, intact
+
+
+class Journal:
+    """Append-only, synced by ``commit``."""
+
+    def __init__(self, path: Path) -> None:
+        self.records, intact = decode(path.read_bytes()) if path.exists() else ([], 0)
+        self._fd = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o666)
+        os.ftruncate(self._fd, intact)
+        os.lseek(self._fd, 0, os.SEEK_END)
+
+    def commit(self, lines: bytes) -> None:
+        """Append whole lines and wait until they are on disk."""
+        view = memoryview(lines)
+        while view:
+            view = view[os.write(self._fd, view) :]
+        os.fdatasync(self._fd)
+
+    def close(self) -> None:
+        """Close the file."""
+        os.close(self._fd)

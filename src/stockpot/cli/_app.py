@@ -1,0 +1,99 @@
+"""The program: registers the commands, and turns every error into one line and an exit code."""
+
+from __future__ import annotations
+
+import os
+import signal
+import sys
+import traceback
+from collections.abc import Sequence
+from types import FrameType
+from typing import Annotated
+
+import click
+import typer
+
+import stockpot
+from stockpot import errors
+from stockpot.cli import _output
+#DEMO from stockpot.cli.demo import demo
+from stockpot.cli.merge import merge
+from stockpot.cli.methods import methods
+from stockpot.cli.verify import verify
+
+app = typer.Typer(
+    name="stockpot",
+    help="Turn several fine-tuned checkpoints of one base model into one better model.",
+    no_args_is_help=True,
+    add_completion=False,
+    pretty_exceptions_enable=False,
+    context_settings={"help_option_names": ["-h", "--help"]},
+)
+app.command("merge")(merge)
+app.command("verify")(verify)
+app.command("methods")(methods)
+#DEMO app.command("demo")(demo)
+
+
+def _print_version(asked: bool) -> None:
+    if asked:
+        print(f"stockpot {stockpot.__version__}")
+        raise typer.Exit
+
+
+@app.callback()
+def root(
+    version: Annotated[bool, typer.Option("--version", callback=_print_version, is_eager=True, help="Print it.")] = False,
+) -> None:
+    """Turn several fine-tuned checkpoints of one base model into one better model."""
+
+
+class _TerminatedError(BaseException):
+    """SIGTERM arrived."""
+
+
+def _on_sigterm(number: int, frame: FrameType | None) -> None:
+    raise _TerminatedError
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Run the program; returns its exit code: 0 done, 2 the user can mend it, 1 all else, 130 and 143 signals."""
+    given = list(sys.argv[1:] if arguments is None else arguments)
+    verbose = "-v" in given or "--verbose" in given
+    previous = signal.signal(signal.SIGTERM, _on_sigterm)
+    try:
+        return _run(given)
+    except errors.StockpotError as error:
+        failure = error
+    except click.exceptions.UsageError as error:
+        failure = errors.UsageError(error.format_message().rstrip("."), remedy=_help_hint(error))
+    except click.ClickException as error:
+        failure = errors.UsageError(error.format_message())
+    except (KeyboardInterrupt, click.exceptions.Abort):
+        failure = errors.Stopped("stopped", exit_code=130, remedy="the same command goes on from here")
+    except _TerminatedError:
+        failure = errors.Stopped("terminated", exit_code=143, remedy="the same command goes on from here")
+    except BrokenPipeError:
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return 1
+    except Exception as error:
+        failure = errors.RunError(
+            f"unexpected: {type(error).__name__}: {error}", remedy="run it again with -v and report what it prints"
+        )
+        failure.__cause__ = error
+    finally:
+        signal.signal(signal.SIGTERM, previous)
+    if verbose:
+        traceback.print_exception(failure)
+    _output.print_error(failure, command=next((word for word in given if not word.startswith("-")), ""), json="--json" in given)
+    return failure.exit_code
+
+
+def _run(arguments: list[str]) -> int:
+    result = typer.main.get_command(app).main(args=arguments, prog_name="stockpot", standalone_mode=False)
+    return result if isinstance(result, int) else 0
+
+
+def _help_hint(error: click.exceptions.UsageError) -> str:
+    path = error.ctx.command_path if error.ctx is not None else "stockpot"
+    return f"see {path} --help"

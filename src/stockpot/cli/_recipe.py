@@ -1,0 +1,72 @@
+"""From the words of a command line to a recipe."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import yaml
+
+from stockpot import errors
+from stockpot._api import build_recipe
+from stockpot.recipe import ModelEntry, Recipe
+
+_POLICIES = ("only", "exclude", "rename", "missing", "mismatch", "template")
+
+
+def recipe_from_arguments(
+    models: Sequence[str], method: str | None, base: str | None, settings: Sequence[str], changes: Mapping[str, Any]
+) -> tuple[Recipe, bool]:
+    """(recipe, whether it came from a file): one positional ending in .yaml without ``--method`` is a recipe."""
+    given = {key: value for key, value in changes.items() if value is not None}
+    parameters = parse_settings(settings)
+    if method is not None:
+        return build_recipe(method, base=base, models=models, parameters=parameters, **given), False
+    if len(models) != 1 or not models[0].endswith((".yaml", ".yml")):
+        raise errors.UsageError(
+            "neither a method nor a recipe", expected="--method NAME with models, or one RECIPE.yaml", got=" ".join(models[:3])
+        )
+    if base is not None:
+        raise errors.UsageError("--base does not go with a recipe", remedy="write base_model into the recipe")
+    return _changed(Recipe.from_file(models[0]), parameters, given), True
+
+
+def parse_settings(settings: Sequence[str]) -> dict[str, Any]:
+    """``KEY=VALUE`` pairs, values read as YAML."""
+    found: dict[str, Any] = {}
+    for text in settings:
+        key, equals, value = text.partition("=")
+        if not equals or not key.strip():
+            raise errors.ParameterError("--set cannot be read", expected="KEY=VALUE", got=repr(text))
+        try:
+            found[key.strip().replace("-", "_")] = yaml.safe_load(value)
+        except (yaml.YAMLError, ValueError, RecursionError):
+            raise errors.ParameterError("--set cannot be read: its value is not plain YAML", got=repr(text)) from None
+    return found
+
+
+def _changed(recipe: Recipe, parameters: Mapping[str, Any], given: Mapping[str, Any]) -> Recipe:
+    """The recipe with top-level values replaced by those of the command line."""
+    data = recipe.model_dump()
+    entries = [dict(entry.parameters) for entry in recipe.models]
+    for name, value in parameters.items():
+        if isinstance(value, list):
+            if len(value) != len(entries):
+                raise errors.ParameterError(
+                    f"{name} needs one value, or one for each model", expected=f"{len(entries)} values", got=len(value)
+                )
+            for own, one in zip(entries, value, strict=True):
+                own[name] = one
+        else:
+            data["parameters"][name] = value
+    data["models"] = [
+        ModelEntry(model=entry.model, parameters=own) for entry, own in zip(recipe.models, entries, strict=True)
+    ]
+    for key, value in given.items():
+        if key == "dtype":
+            data |= {"dtype": value, "out_dtype": None}
+        elif key in _POLICIES:
+            data["policies"][key] = value
+        else:
+            data[key] = value
+    return Recipe.from_data(data, "command line")

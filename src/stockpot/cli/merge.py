@@ -1,0 +1,103 @@
+"""``stockpot merge``."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+
+from stockpot.cli import _output
+
+Json = Annotated[bool, typer.Option("--json", help="Print one JSON object on stdout.")]
+Quiet = Annotated[bool, typer.Option("--quiet", "-q", help="No messages, no progress.")]
+
+
+def merge(
+    models: Annotated[list[str], typer.Argument(metavar="RECIPE.yaml | FT1 FT2 ...", help="A recipe, or the fine-tunes.")],
+    out: Annotated[Path, typer.Option("--out", help="Folder to write, or one .safetensors or .pt file.")],
+    method: Annotated[str | None, typer.Option("--method", help="Method, see: stockpot methods.")] = None,
+    base: Annotated[str | None, typer.Option("--base", help="The checkpoint that all were fine-tuned from.")] = None,
+    settings: Annotated[
+        list[str] | None, typer.Option("--set", metavar="KEY=VALUE", help="A parameter of the method (YAML value).")
+    ] = None,
+    granularity: Annotated[
+        str | None, typer.Option("--granularity", metavar="tensor|row|block|model", help="What shares one ratio.")
+    ] = None,
+    dtype: Annotated[
+        str | None, typer.Option("--dtype", metavar="bfloat16|float16|float32|float64", help="Dtype of the output.")
+    ] = None,
+    device: Annotated[str, typer.Option("--device", metavar="cpu|cuda|cuda:N|auto", help="Where to compute.")] = "cpu",
+    memory: Annotated[str, typer.Option("--memory", help="Bound on our buffers.")] = "192MiB",
+    workers: Annotated[int | None, typer.Option("--workers", help="Threads (default: the cores, at most 8).")] = None,
+    shard_size: Annotated[
+        str | None, typer.Option("--shard-size", metavar="5GB", help="Largest weight file (default: as the template).")
+    ] = None,
+    only: Annotated[list[str] | None, typer.Option("--only", metavar="REGEX", help="Merge only these tensors.")] = None,
+    exclude: Annotated[
+        list[str] | None, typer.Option("--exclude", metavar="REGEX", help="Copy these tensors from the template.")
+    ] = None,
+    rename: Annotated[
+        list[str] | None,
+        typer.Option("--rename", metavar="[base:|N:]REGEX=REPL", help="Rename tensors of one or all inputs."),
+    ] = None,
+    missing: Annotated[
+        str | None, typer.Option("--missing", metavar="error|base|average|first", help="A tensor that some input lacks.")
+    ] = None,
+    mismatch: Annotated[
+        str | None, typer.Option("--mismatch", metavar="error|base|first", help="A tensor whose shapes differ.")
+    ] = None,
+    template: Annotated[
+        str | None, typer.Option("--template", metavar="base|N", help="Whose names, files and side files to take.")
+    ] = None,
+    allow_nonfinite: Annotated[bool, typer.Option("--allow-nonfinite", help="Pass NaN and Inf through.")] = False,
+    seed: Annotated[int | None, typer.Option("--seed", help="Seed of random methods.")] = None,
+    overwrite: Annotated[bool, typer.Option("--overwrite", help="Replace an earlier output of stockpot.")] = False,
+    no_resume: Annotated[bool, typer.Option("--no-resume", help="Start an interrupted merge over.")] = False,
+    dry_run: Annotated[bool, typer.Option("--dry-run", help="Print the plan; write nothing.")] = False,
+    json: Json = False,
+    quiet: Quiet = False,
+    verbose: Annotated[bool, typer.Option("--verbose", "-v", help="Tracebacks with errors.")] = False,
+) -> None:
+    """Merge checkpoints into one.
+
+    Either `stockpot merge RECIPE.yaml --out OUT`, or `stockpot merge --method model_stock --base BASE FT1 FT2 --out OUT`.
+    """
+    from stockpot import _api
+    from stockpot.cli._recipe import recipe_from_arguments
+
+    changes: dict[str, Any] = {
+        "granularity": granularity,
+        "dtype": dtype,
+        "shard_size": shard_size,
+        "seed": seed,
+        "allow_nonfinite": allow_nonfinite or None,
+        "only": only,
+        "exclude": exclude,
+        "rename": rename,
+        "missing": missing,
+        "mismatch": mismatch,
+        "template": template,
+    }
+    recipe, from_file = recipe_from_arguments(models, method, base, settings or [], changes)
+    plan = _api.make(recipe, from_file=from_file, out=out, memory=memory, workers=workers, device=device)
+    if dry_run:
+        from stockpot.engine import check_output
+        from stockpot.report import plan_table
+
+        check_output(plan, overwrite=overwrite)
+        if json:
+            _output.print_object("merge", "planned", plan.warnings, plan.record())
+        else:
+            _output.print_table(plan_table(plan))
+        _output.print_warnings(plan.warnings, quiet)
+        return
+    from stockpot.engine import write
+    from stockpot.report import merge_summary
+
+    _output.print_warnings(plan.warnings, quiet)
+    with _output.byte_progress("merging", quiet) as progress:
+        result = write(plan, overwrite=overwrite, resume=not no_resume, progress=progress)
+    if json:
+        _output.print_object("merge", "done", result.warnings, result.record())
+    _output.say(f"stockpot: {merge_summary(result)}", quiet)

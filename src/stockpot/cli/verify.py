@@ -1,0 +1,36 @@
+"""``stockpot verify``."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from stockpot import errors
+from stockpot.cli import _output
+
+
+def verify(
+    out: Annotated[Path, typer.Argument(metavar="OUT", help="An output of stockpot: a folder or one file.")],
+    recompute: Annotated[
+        float, typer.Option("--recompute", metavar="FRACTION", help="Derive this share of it anew from the inputs.")
+    ] = 0.0,
+    json: Annotated[bool, typer.Option("--json", help="Print one JSON object on stdout.")] = False,
+    quiet: Annotated[bool, typer.Option("--quiet", "-q", help="No messages, no progress.")] = False,
+    verbose: Annotated[bool, typer.Option("--verbose", "-v", help="Tracebacks with errors.")] = False,
+) -> None:
+    """Prove an output against what it says of itself: layout, digests, sums, and a re-computed sample."""
+    import stockpot
+
+    with _output.byte_progress("verifying", quiet) as progress:
+        result = stockpot.verify(out, recompute=recompute, progress=progress)
+    if result.problems:
+        raise errors.DamageError(
+            f"damage found: {result.problems[0]}", file=str(out), remedy="make it anew, or copy it again",
+            problems=result.problems[1:],
+        )  # fmt: skip
+    if json:
+        _output.print_object("verify", "done", [], result.record())
+    again = f", {result.recomputed} tensors computed anew" if recompute else ""
+    _output.say(f"stockpot: {out} is whole: {result.tensors} tensors, {result.files} files{again}", quiet)

@@ -1,0 +1,66 @@
+"""Recipe -> plan -> result: align names, plan passes, and the one loop that reads, computes, writes.
+
+What only plans is importable without torch; what executes loads it at first use.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+from stockpot.engine._align import Alignment, Decision, Inputs, Slot, align
+from stockpot.engine._job import Job, resolve
+from stockpot.engine._plan import Group, Plan, is_one_file, make_plan, open_inputs
+from stockpot.engine._provenance import PROVENANCE, differing_side_files
+
+if TYPE_CHECKING:
+    from stockpot.engine._execute import Progress
+    from stockpot.engine._memory import MemorySource
+    from stockpot.engine._merge import MergeResult, check_output, to_memory, write
+    from stockpot.engine._records import RatioSummary
+    from stockpot.engine._verify import VerifyResult, verify
+
+__all__ = [
+    "PROVENANCE",
+    "Alignment",
+    "Decision",
+    "Group",
+    "Inputs",
+    "Job",
+    "MemorySource",
+    "MergeResult",
+    "Plan",
+    "Progress",
+    "RatioSummary",
+    "Slot",
+    "VerifyResult",
+    "align",
+    "check_output",
+    "differing_side_files",
+    "is_one_file",
+    "make_plan",
+    "open_inputs",
+    "resolve",
+    "to_memory",
+    "verify",
+    "write",
+]
+
+_LATER = {
+    "Progress": "_execute",
+    "MemorySource": "_memory",
+    "MergeResult": "_merge",
+    "check_output": "_merge",
+    "to_memory": "_merge",
+    "write": "_merge",
+    "RatioSummary": "_records",
+    "VerifyResult": "_verify",
+    "verify": "_verify",
+}
+
+
+def __getattr__(name: str) -> Any:
+    if name not in _LATER:
+        raise AttributeError(name)
+    import importlib
+
+    return getattr(importlib.import_module(f"stockpot.engine.{_LATER[name]}"), name)

@@ -1,0 +1,392 @@
+"""Which tensors correspond, by names and shapes alone; headers only, nothing is read."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Literal
+
+from stockpot import errors
+from stockpot.checkpoint import Source, TensorInfo, is_mergeable, itemsize, widest
+from stockpot.engine._job import Job, split_rename
+from stockpot.engine._names import missing_error, rename_hint, tied_head
+
+Action = Literal["merge", "mix", "same"]
+_STATISTICS = ("running_mean", "running_var")
+
+
+@dataclass(frozen=True, slots=True)
+class Decision:
+    """A policy or rule that made a tensor something other than merged."""
+
+    tensor: str
+    policy: str
+    action: str
+
+
+@dataclass(frozen=True, slots=True)
+class Slot:
+    """One output tensor and where it comes from.
+
+    ``action``: ``merge`` by the method; ``mix`` with the fixed ``weights``; ``same``: copied from the first source
+    after all were found equal. ``sources``: (input number, place), reference first.
+    """
+
+    name: str
+    shape: tuple[int, ...]
+    dtype: str
+    action: Action
+    sources: tuple[tuple[int, TensorInfo], ...]
+    weights: tuple[float, ...] | None = None
+
+
+@dataclass(frozen=True)
+class Inputs:
+    """The opened checkpoints: ``checkpoints[0]`` is the base where there is one, then the models in order."""
+
+    checkpoints: tuple[Source, ...]
+    has_base: bool
+
+    @property
+    def first_model(self) -> int:
+        """Number of the first model."""
+        return 1 if self.has_base else 0
+
+    @property
+    def models(self) -> range:
+        """Numbers of the models."""
+        return range(self.first_model, len(self.checkpoints))
+
+
+@dataclass(frozen=True)
+class Alignment:
+    """Every output tensor, in the template's order, with what was decided."""
+
+    slots: tuple[Slot, ...]
+    aliases: Mapping[str, str]
+    template: int
+    decisions: tuple[Decision, ...]
+    untied: bool
+    notes: tuple[str, ...]
+
+
+View = Mapping[str, TensorInfo]
+
+
+def align(job: Job, inputs: Inputs) -> Alignment:
+    """Decide what becomes of each tensor; raises AlignmentError with every problem at once."""
+    views, aliases, untied = _tied_views(_renamed(job, inputs), inputs)
+    names = _output_names(job, inputs, views, aliases)
+    selected = _selection(job, names)
+    decisions: list[Decision] = []
+    problems: list[errors.AlignmentError] = []
+    slots: list[Slot] = []
+    missing: dict[str, list[int]] = {}
+    for name in names:
+        if name not in selected:
+            continue
+        try:
+            found = _aligned(job, inputs, views, name, decisions, missing)
+        except errors.AlignmentError as error:
+            problems.append(error)
+            continue
+        if found is not None:
+            slots.append(found)
+    if missing:
+        problems.insert(0, missing_error(missing, inputs.checkpoints, views, inputs.has_base, rename_hint(views)))
+    _raise(problems)
+    copied = [name for name in names if name not in selected]
+    template = _template(job, inputs, views, {slot.name: slot.shape for slot in slots} | dict.fromkeys(copied))
+    slots += [_copied(name, inputs, views, template, decisions) for name in copied]
+    order = {name: place for place, name in enumerate(views[template])}
+    slots.sort(key=lambda slot: order.get(slot.name, len(order)))
+    kept = {slot.name for slot in slots}
+    notes = _dtype_notes(job, inputs, slots)
+    if any(decision.policy == "statistics" for decision in decisions):
+        notes.append("BatchNorm statistics were averaged: re-estimate them on data before use")
+    return Alignment(
+        tuple(slots),
+        {alias: name for alias, name in aliases.items() if name in kept},
+        template,
+        tuple(decisions),
+        untied,
+        tuple(notes),
+    )
+
+
+def _renamed(job: Job, inputs: Inputs) -> list[dict[str, TensorInfo]]:
+    rules = [split_rename(text) for text in job.recipe.policies.rename]
+    highest = len(inputs.models)
+    for who, _, _ in rules:
+        if (who == "base" and not inputs.has_base) or (who not in (None, "base") and int(who) > highest):
+            raise errors.UsageError(f"--rename names input {who}, which is not there", expected=f"base, 1 to {highest}")
+    views = []
+    used = [False] * len(rules)
+    for number, checkpoint in enumerate(inputs.checkpoints):
+        label = "base" if inputs.has_base and number == 0 else str(number - inputs.first_model + 1)
+        view: dict[str, TensorInfo] = {}
+        for name, info in checkpoint.tensors.items():
+            new = name
+            for place, (who, pattern, replacement) in enumerate(rules):
+                if who in (None, label):
+                    changed, hits = re.subn(pattern, replacement, new)
+                    used[place] |= bool(hits)
+                    new = changed
+            if new in view or not new:
+                raise errors.UsageError(
+                    "--rename gives two tensors one name", tensor=new, file=checkpoint.ref, got=f"{name} and {view[new].name}" if new else name
+                )
+            view[new] = info
+        views.append(view)
+    for (who, pattern, _), hit in zip(rules, used, strict=True):
+        if not hit:
+            raise errors.UsageError(f"--rename matches nothing: {pattern!r}", got=f"input {who or 'any'}")
+    return views
+
+
+def _tied_views(
+    views: list[dict[str, TensorInfo]], inputs: Inputs
+) -> tuple[list[dict[str, TensorInfo]], dict[str, str], bool]:
+    """Add aliases to each view; pairs tied everywhere stay aliases of the output, others become tensors of their own."""
+    lookups: list[dict[str, TensorInfo]] = []
+    pairs: dict[str, str] = {}
+    for view, checkpoint in zip(views, inputs.checkpoints, strict=True):
+        places = {info.name: name for name, info in view.items()}
+        full = dict(view)
+        for alias, kept in checkpoint.aliases.items():
+            full[alias] = checkpoint.tensors[kept]
+            pairs.setdefault(alias, places[kept])
+        lookups.append(full)
+    untied = False
+    own = set().union(*views)
+    for lookup, checkpoint in zip(lookups, inputs.checkpoints, strict=True):
+        if checkpoint.config.get("tie_word_embeddings") and (pair := tied_head(lookup, own)):
+            head, embedding = pair
+            lookup[head] = lookup[embedding]
+            untied = True
+    aliases = {}
+    for alias, kept in pairs.items():
+        if all(lookup.get(alias) is lookup.get(kept) for lookup in lookups):
+            aliases[alias] = kept
+        else:
+            untied = True
+    return lookups, aliases, untied
+
+
+def _output_names(
+    job: Job, inputs: Inputs, views: Sequence[View], aliases: Mapping[str, str]
+) -> list[str]:
+    names = dict.fromkeys(name for number in inputs.models for name in views[number] if name not in aliases)
+    if inputs.has_base and job.anchored:
+        names.update(dict.fromkeys(name for name in views[0] if name not in aliases))
+    return list(names)
+
+
+def _selection(job: Job, names: Sequence[str]) -> set[str]:
+    policies = job.recipe.policies
+    for option, patterns in (("--only", policies.only), ("--exclude", policies.exclude)):
+        for pattern in patterns:
+            if not any(re.search(pattern, name) for name in names):
+                raise errors.UsageError(f"{option} {pattern!r} matches no tensor", remedy="check the names with --dry-run --json")
+    return {
+        name
+        for name in names
+        if (not policies.only or any(re.search(p, name) for p in policies.only))
+        and not any(re.search(p, name) for p in policies.exclude)
+    }
+
+
+def _template(
+    job: Job, inputs: Inputs, views: Sequence[View], output: Mapping[str, tuple[int, ...] | None]
+) -> int:
+    """The first of (models, base) whose names and shapes are the output's; ``--template`` overrides."""
+    order = [*inputs.models, *([0] if inputs.has_base else [])]
+    asked = job.recipe.policies.template
+    if asked is not None:
+        if asked == "base" and inputs.has_base:
+            return 0
+        if asked.isdigit() and 1 <= int(asked) <= len(inputs.models):
+            return inputs.models[int(asked) - 1]
+        raise errors.UsageError("--template names no input", expected=f"base, or 1 to {len(inputs.models)}", got=asked)
+
+    def fits(view: View) -> bool:
+        return len(view) >= len(output) and all(
+            name in view and shape in (None, view[name].shape) for name, shape in output.items()
+        )
+
+    fitting = [number for number in order if fits(views[number])]
+    exact = [number for number in fitting if len(inputs.checkpoints[number].tensors) == len(output)]
+    return (exact or fitting or order)[0]
+
+
+def _copied(
+    name: str, inputs: Inputs, views: Sequence[View], template: int, decisions: list[Decision]
+) -> Slot:
+    order = [template, *([0] if inputs.has_base else []), *inputs.models]
+    number = next(number for number in order if name in views[number])
+    info = views[number][name]
+    decisions.append(Decision(name, "selection", "copied"))
+    return Slot(name, info.shape, info.dtype, "mix", ((number, info),), (1.0,))
+
+
+def _aligned(
+    job: Job,
+    inputs: Inputs,
+    views: Sequence[View],
+    name: str,
+    decisions: list[Decision],
+    missing: dict[str, list[int]],
+) -> Slot | None:
+    having = [number for number in inputs.models if name in views[number]]
+    needed = [*([0] if job.anchored else []), *inputs.models]
+    lacking = [number for number in needed if name not in views[number]]
+    if lacking:
+        return _missing(job, inputs, views, name, having, lacking, decisions, missing)
+    infos = {number: views[number][name] for number in needed}
+    first = infos[inputs.first_model]
+    if name.rsplit(".", 1)[-1] in _STATISTICS and is_mergeable(first.dtype):
+        _require_shapes(job, inputs, name, {n: infos[n] for n in inputs.models})
+        decisions.append(Decision(name, "statistics", "mean"))
+        return _mean(job, name, [(n, infos[n]) for n in inputs.models])
+    if not all(is_mergeable(info.dtype) for info in infos.values()):
+        return _unmergeable(job, inputs, name, infos, decisions)
+    try:
+        _require_shapes(job, inputs, name, infos)
+    except errors.MismatchError:
+        policy = job.recipe.policies.mismatch
+        if policy == "error":
+            raise
+        return _taken(job, inputs, name, infos, "mismatch", policy, decisions)
+    dtype = job.dtype or _agreed([infos[number].dtype for number in inputs.models])
+    return Slot(name, first.shape, dtype, "merge", tuple((number, infos[number]) for number in needed))
+
+
+def _agreed(dtypes: Sequence[str]) -> str:
+    return dtypes[0] if len(set(dtypes)) == 1 else widest(dtypes)
+
+
+def _mean(job: Job, name: str, sources: Sequence[tuple[int, TensorInfo]]) -> Slot:
+    dtype = job.dtype or _agreed([info.dtype for _, info in sources])
+    weights = (1.0 / len(sources),) * len(sources)
+    return Slot(name, sources[0][1].shape, dtype, "mix", tuple(sources), weights)
+
+
+def _missing(
+    job: Job,
+    inputs: Inputs,
+    views: Sequence[View],
+    name: str,
+    having: Sequence[int],
+    lacking: Sequence[int],
+    decisions: list[Decision],
+    missing: dict[str, list[int]],
+) -> Slot | None:
+    policy = job.recipe.policies.missing
+    in_base = inputs.has_base and name in views[0]
+    if policy == "error" or (policy == "base" and not in_base):
+        missing[name] = list(lacking)
+        return None
+    if policy == "base":
+        return _taken(job, inputs, name, {0: views[0][name]}, "missing", "base", decisions)
+    if not having:
+        decisions.append(Decision(name, "missing", "dropped: only the base has it"))
+        return None
+    infos = {number: views[number][name] for number in having}
+    if policy == "first" or not all(is_mergeable(info.dtype) for info in infos.values()):
+        return _taken(job, inputs, name, infos, "missing", "first", decisions)
+    _require_shapes(job, inputs, name, infos)
+    decisions.append(Decision(name, "missing", f"average of {len(having)}"))
+    return _mean(job, name, list(infos.items()))
+
+
+def _taken(
+    job: Job,
+    inputs: Inputs,
+    name: str,
+    infos: Mapping[int, TensorInfo],
+    policy: str,
+    who: str,
+    decisions: list[Decision],
+) -> Slot:
+    """One input's tensor, unmerged (still converted where a dtype was asked for)."""
+    if who == "base" and not (inputs.has_base and 0 in infos):
+        raise errors.MismatchError("the base has no such tensor to fall back on", tensor=name, remedy=f"--{policy} first")
+    number = 0 if who == "base" else next(n for n in inputs.models if n in infos)
+    info = infos[number]
+    decisions.append(Decision(name, policy, who))
+    dtype = job.dtype if job.dtype and is_mergeable(info.dtype) else info.dtype
+    return Slot(name, info.shape, dtype, "mix", ((number, info),), (1.0,))
+
+
+def _unmergeable(
+    job: Job, inputs: Inputs, name: str, infos: Mapping[int, TensorInfo], decisions: list[Decision]
+) -> Slot:
+    """Integers, bools, FP8 and packed tensors: equal over the models, or refused; a 0-d counter is the first model's."""
+    of_models = [(number, infos[number]) for number in inputs.models]
+    number, info = of_models[0]
+    if info.shape == () and info.dtype in ("I64", "I32", "I16", "U64", "U32"):
+        decisions.append(Decision(name, "counter", "first"))
+        return Slot(name, info.shape, info.dtype, "mix", ((number, info),), (1.0,))
+    policy = job.recipe.policies.mismatch
+    if policy != "error":
+        return _taken(job, inputs, name, infos, "mismatch", policy, decisions)
+    if any(other.dtype != info.dtype for _, other in of_models):
+        raise errors.MismatchError(
+            "dtypes that cannot be merged differ", tensor=name, expected=info.dtype,
+            got=", ".join(other.dtype for _, other in of_models), remedy="--mismatch first, or --exclude it",
+        )  # fmt: skip
+    _require_shapes(job, inputs, name, dict(of_models))
+    return Slot(name, info.shape, info.dtype, "same", tuple(of_models))
+
+
+def _require_shapes(job: Job, inputs: Inputs, name: str, infos: Mapping[int, TensorInfo]) -> None:
+    first = next(iter(infos))
+    for number, info in infos.items():
+        if info.shape != infos[first].shape:
+            raise errors.MismatchError(
+                "shapes differ",
+                tensor=name,
+                file=inputs.checkpoints[number].files[info.file].path if inputs.checkpoints[number].files else None,
+                expected=f"{list(infos[first].shape)} as in {inputs.checkpoints[first].ref}",
+                got=f"{list(info.shape)}",
+                remedy="--mismatch base or --mismatch first takes it unmerged, --exclude leaves it as the template has it",
+            )
+
+
+def _raise(problems: Sequence[errors.AlignmentError]) -> None:
+    if not problems:
+        return
+    first, *rest = problems
+    lines = [*first.problems, *(problem.line() for problem in rest)]
+    if lines and not first.problems:
+        first = type(first)(
+            f"{first.what} ({len(problems)} tensors)", tensor=first.tensor, file=first.file,
+            expected=first.expected, got=first.got, remedy=first.remedy, problems=lines,
+        )  # fmt: skip
+    elif rest:
+        first.problems = tuple(lines)
+    raise first
+
+
+def _dtype_notes(job: Job, inputs: Inputs, slots: Sequence[Slot]) -> list[str]:
+    notes = []
+    mixed = [slot for slot in slots if slot.action == "merge" and len(set(_dtypes(slot, inputs))) > 1]
+    if mixed and job.dtype is None:
+        notes.append(f"{len(mixed)} tensors differ in dtype between the models: the widest is written, {mixed[0].dtype} for {mixed[0].name}")
+    narrow = [slot for slot in slots if slot.action == "merge" and job.anchored and _is_narrower(slot, inputs)]
+    if narrow:
+        notes.append(
+            f"the base is stored narrower than the models ({narrow[0].sources[0][1].dtype}, {len(narrow)} tensors): its rounding is common "
+            "to all task vectors and raises their cosines"
+        )
+    return notes
+
+
+def _dtypes(slot: Slot, inputs: Inputs) -> Iterator[str]:
+    return (info.dtype for number, info in slot.sources if number in inputs.models)
+
+
+def _is_narrower(slot: Slot, inputs: Inputs) -> bool:
+    base = slot.sources[0][1].dtype
+    return itemsize(base) < min(itemsize(dtype) for dtype in _dtypes(slot, inputs))

@@ -1,0 +1,78 @@
+"""How much memory each worker gets, and how large a piece of a tensor that allows."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from stockpot import errors
+from stockpot.checkpoint import count, is_mergeable, itemsize
+from stockpot.engine._align import Slot
+from stockpot.engine._job import Job
+from stockpot.kernels import BLOCK, rows_per_step
+
+STAGE_BYTES = 2 << 20
+ALIGNMENT = 64
+MOST_WORKERS = 8
+
+
+@dataclass(frozen=True)
+class Budget:
+    """Memory of the workers: ``raw_bytes`` of input buffer and ``fixed_bytes`` of scratch and staging for each."""
+
+    workers: int
+    raw_bytes: int
+    fixed_bytes: int
+    device: str
+
+    @property
+    def total_bytes(self) -> int:
+        """All buffers together."""
+        return self.workers * (self.raw_bytes + self.fixed_bytes)
+
+
+def step_elements(job: Job, slot: Slot) -> int:
+    """Elements that pieces of a tensor must be multiples of: a block, or the rows that are reduced at once."""
+    if job.granularity != "row" or slot.action != "merge":
+        return BLOCK
+    columns = row_elements(slot)
+    return rows_per_step(columns) * columns
+
+
+def row_elements(slot: Slot) -> int:
+    """Elements of one row (dim 0); all of a 0-d or 1-D tensor."""
+    return max(count(slot.shape[1:] if len(slot.shape) > 1 else slot.shape), 1)
+
+
+def element_bytes(slot: Slot) -> int:
+    """Bytes of all inputs for one element."""
+    return sum(max(itemsize(info.dtype), 1) for _, info in slot.sources)
+
+
+def fit(job: Job, slots: Sequence[Slot], *, memory: int, workers: int | None, device: str = "cpu") -> Budget:
+    """Share the budget; fewer workers where it is small; ParameterError where not even one can work."""
+    inputs = max((len(slot.sources) for slot in slots), default=1)
+    wide = 8 if any(itemsize(i.dtype) > 2 and is_mergeable(i.dtype) for slot in slots for _, i in slot.sources) else 4
+    # Wide rows of every input and one of output; float32 and float64 are both there where both occur.
+    fixed = (inputs + 2) * BLOCK * (wide + (4 if wide == 8 else 0)) + STAGE_BYTES
+    least = max(
+        (
+            min(step_elements(job, slot), count(slot.shape)) * element_bytes(slot) + ALIGNMENT * len(slot.sources)
+            for slot in slots
+        ),
+        default=BLOCK,
+    )
+    if workers is not None and workers < 1:
+        raise errors.ParameterError("--workers must be at least 1", got=workers)
+    wanted = workers or max(1, min(os.cpu_count() or 1, MOST_WORKERS))
+    while wanted > 1 and memory // wanted < fixed + least:
+        wanted -= 1
+    raw = memory // wanted - fixed
+    if raw < least:
+        raise errors.ParameterError(
+            "--memory is too small for these inputs", expected=f"at least {-(-(fixed + least) >> 20) + 1}MiB",
+            got=f"{memory >> 20}MiB",
+        )  # fmt: skip
+    most = max((count(slot.shape) * element_bytes(slot) + ALIGNMENT * len(slot.sources) for slot in slots), default=least)
+    return Budget(wanted, min(raw, max(most, least)), fixed, device)

@@ -1,0 +1,271 @@
+"""The one loop: workers take tasks in order; each reads, computes, writes. No method and no format is known here."""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+
+import numpy as np
+import torch
+import xxhash
+
+from stockpot import errors
+from stockpot.checkpoint import nbytes
+from stockpot.engine._plan import Group, Plan
+from stockpot.engine._records import Records
+from stockpot.engine._schedule import Copy, Measure, Mix, Rows, Task, Whole
+from stockpot.engine._sinks import Sink
+from stockpot.measure import Array
+from stockpot.methods import Mixture
+
+Progress = Callable[[int, int], None]
+"""Called with (bytes done, bytes in all), from one thread."""
+POLL_SECONDS = 0.1
+_NO_GRAM = np.zeros(())
+
+
+class Cancelled(Exception):
+    """Another worker failed, or the user stopped the run."""
+
+
+@dataclass
+class _GroupState:
+    """The running sum of a group's inner products, added in ticket order; then its coefficients."""
+
+    pending: int
+    total: Array | None = None
+    next_ticket: int = 0
+    mixture: Mixture | None = None
+    rows_left: int = 0
+
+
+@dataclass
+class _SlotState:
+    """The digest of a tensor, taken over its bytes in order."""
+
+    digest: xxhash.xxh3_128 = field(default_factory=xxhash.xxh3_128)
+    next_byte: int = 0
+
+
+class Run:
+    """State shared by the workers of one execution."""
+
+    def __init__(self, plan: Plan, tasks: Sequence[Task], sink: Sink, records: Records) -> None:
+        self.plan = plan
+        self.tasks = tasks
+        self.sink = sink
+        self.records = records
+        self.stop = threading.Event()
+        self.bytes_done = 0
+        self.bytes_read = 0
+        self._turn = threading.Condition()
+        self._next = 0
+        self._failures: list[tuple[int, BaseException]] = []
+        self._slots: dict[int, _SlotState] = {}
+        self._groups: dict[int, _GroupState] = {}
+        for task in tasks:
+            if isinstance(task, Measure):
+                self._groups.setdefault(task.group, _GroupState(0)).pending += 1
+            elif isinstance(task, Rows):
+                self._groups.setdefault(task.group, _GroupState(0)).rows_left += 1
+
+    def preset(self, group: int, mixture: Mixture) -> None:
+        """Coefficients known from an earlier run."""
+        self._groups[group] = _GroupState(0, mixture=mixture)
+
+    def take(self) -> tuple[int, Task] | None:
+        """The next task, or None when there is none or the run was stopped."""
+        with self._turn:
+            if self.stop.is_set() or self._next >= len(self.tasks):
+                return None
+            self._next += 1
+            return self._next - 1, self.tasks[self._next - 1]
+
+    def fail(self, number: int, error: BaseException) -> None:
+        """Remember a failure and stop everybody."""
+        with self._turn:
+            if not isinstance(error, Cancelled):
+                self._failures.append((number, error))
+            self.stop.set()
+            self._turn.notify_all()
+
+    def cancel(self) -> None:
+        """Stop everybody."""
+        with self._turn:
+            self.stop.set()
+            self._turn.notify_all()
+
+    def failure(self) -> BaseException | None:
+        """The failure of the earliest task."""
+        return min(self._failures, key=lambda found: found[0])[1] if self._failures else None
+
+    def count_bytes(self, read: int, done: int) -> None:
+        """For progress and the report."""
+        with self._turn:
+            self.bytes_read += read
+            self.bytes_done += done
+
+    def _wait(self, ready: Callable[[], bool]) -> None:
+        while not ready():
+            if self.stop.is_set():
+                raise Cancelled
+            self._turn.wait(POLL_SECONDS)
+
+    def add_gram(self, task: Measure, grams: Array) -> None:
+        """Add the block sums of a piece to its group's, when its turn has come; solve when all are in."""
+        state = self._groups[task.group]
+        group = self.plan.groups[task.group]
+        with self._turn:
+            self._wait(lambda: state.next_ticket == task.ticket)
+            total = np.zeros(grams.shape[1:]) if state.total is None else state.total
+            for gram in grams:
+                total = total + gram
+            state.total = total
+            state.next_ticket += 1
+            state.pending -= 1
+            self._turn.notify_all()
+            if state.pending:
+                return
+        self.store_gram(group, 0, total)
+        mixture = self.solve(group, total)
+        with self._turn:
+            state.mixture = mixture
+            self._turn.notify_all()
+
+    def store_gram(self, group: Group, first_row: int, gram: Array) -> None:
+        """Keep inner products beside the output."""
+        self.sink.store_gram(group, first_row, gram)
+        if not group.rows:
+            self.sink.finish_gram(group)
+
+    def solve(self, group: Group, gram: Array, first_row: int = 0) -> Mixture:
+        """Ask the method for coefficients; its refusal is told with the group's name."""
+        mixture = solve(self.plan, group, gram)
+        if group.rows:
+            self.records.add_rows(group, first_row, mixture)
+        else:
+            self.records.add(group, mixture)
+        return mixture
+
+    def rows_done(self, number: int) -> None:
+        """A piece of a row group is through."""
+        state = self._groups[number]
+        group = self.plan.groups[number]
+        with self._turn:
+            state.rows_left -= 1
+            if state.rows_left:
+                return
+        self.records.finish_rows(group)
+        self.sink.finish_gram(group)
+
+    def weights_of(self, task: Mix) -> Array:
+        """Coefficients of a tensor, waited for where its group is still being measured."""
+        slot = self.plan.slots[task.slot]
+        if task.group < 0:
+            return np.array(slot.weights)
+        state = self._groups.get(task.group)
+        if state is None:
+            with self._turn:
+                state = self._groups.setdefault(task.group, _GroupState(0))
+                if state.mixture is None:
+                    state.mixture = self.solve(self.plan.groups[task.group], _NO_GRAM)
+        with self._turn:
+            self._wait(lambda: state.mixture is not None)
+        assert state.mixture is not None
+        return state.mixture.weights
+
+    def emit(self, number: int, offset: int, data: memoryview) -> None:
+        """Write bytes of a tensor; take its digest in order; finish it when the last byte is in."""
+        slot = self.plan.slots[number]
+        if len(data):
+            self.sink.write(slot, offset, data)
+        with self._turn:
+            state = self._slots.setdefault(number, _SlotState())
+            self._wait(lambda: state.next_byte == offset)
+        # Only the worker whose turn it is gets here, so that the digest itself needs no lock.
+        state.digest.update(data)
+        with self._turn:
+            state.next_byte = offset + len(data)
+            self._turn.notify_all()
+            finished = state.next_byte == nbytes(slot.dtype, slot.shape)
+            if finished:
+                del self._slots[number]
+        if finished:
+            digest = state.digest.hexdigest()
+            self.records.add_digest(slot.name, digest)
+            self.sink.finish(slot, digest)
+
+
+def solve(plan: Plan, group: Group, gram: Array) -> Mixture:
+    """Coefficients of one group from its inner products (ignored by methods that need none)."""
+    method = plan.job.method
+    first = gram if method.uses_gram else len(plan.slots[group.slots[0]].sources)
+    try:
+        return method(first, plan.job.values)
+    except errors.MethodError as error:
+        raise errors.MethodError(
+            error.what, tensor=group.name, expected=error.expected, got=error.got, remedy=error.remedy
+        ) from None
+
+
+def execute(run: Run, progress: Progress | None = None) -> None:
+    """Work through all tasks; raises the failure of the earliest one. KeyboardInterrupt stops the workers first."""
+    from stockpot.engine._worker import Worker
+
+    def work(worker: Worker) -> None:
+        while (taken := run.take()) is not None:
+            number, task = taken
+            try:
+                worker.do(task)
+            except BaseException as error:
+                run.fail(number, error)
+                return
+
+    total = sum(_task_bytes(run.plan, task) for task in run.tasks)
+    with _one_thread_each():
+        threads = [
+            threading.Thread(target=work, args=(Worker(run),), name=f"stockpot-{number}", daemon=True)
+            for number in range(min(run.plan.budget.workers, max(len(run.tasks), 1)))
+        ]
+        try:
+            for thread in threads:
+                thread.start()
+            for thread in threads:
+                while thread.is_alive():
+                    thread.join(POLL_SECONDS)
+                    if progress is not None:
+                        progress(run.bytes_done, total)
+        except BaseException:
+            run.cancel()
+            raise
+        finally:
+            for thread in threads:
+                if thread.ident is not None:
+                    thread.join()
+    failure = run.failure()
+    if failure is not None:
+        raise failure
+    if progress is not None:
+        progress(total, total)
+
+
+def _task_bytes(plan: Plan, task: Task) -> int:
+    slot = plan.slots[task.slot]
+    if isinstance(task, Whole):
+        return sum(info.size_bytes for _, info in slot.sources)
+    if isinstance(task, Copy):
+        return (task.stop - task.start) * len(slot.sources)
+    return sum(nbytes(info.dtype, (task.stop - task.start,)) for _, info in slot.sources)
+
+
+@contextmanager
+def _one_thread_each() -> Iterator[None]:
+    """torch's own threading off while our workers run, given back after: inner products must not depend on it."""
+    before = torch.get_num_threads()
+    torch.set_num_threads(1)
+    try:
+        yield
+    finally:
+        torch.set_num_threads(before)

@@ -1,0 +1,203 @@
+"""From a recipe to a job: the method found, every parameter checked, the roles of the inputs settled. Reads no file."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+from stockpot import errors
+from stockpot.checkpoint import TORCH_NAMES
+from stockpot.measure import GRANULARITIES
+from stockpot.methods import Method, all_methods, check_value, get_method
+from stockpot.recipe import IGNORED_PARAMETERS, ModelEntry, Recipe, parse_size
+
+_CODES = {name: code for code, name in TORCH_NAMES.items()}
+
+
+@dataclass(frozen=True)
+class Job:
+    """A recipe made definite.
+
+    ``models``: the ingredients as typed. ``base``: the base as typed, whatever its role. ``anchored``: whether the
+    base is the first input of the method. ``values``: checked parameters, per-model ones in the order of ``models``.
+    """
+
+    recipe: Recipe
+    method: Method
+    models: tuple[str, ...]
+    base: str | None
+    anchored: bool
+    values: Mapping[str, object]
+    granularity: str
+    block_regex: str | None
+    dtype: str | None
+    shard_bytes: int | None
+    warnings: tuple[str, ...]
+
+
+def resolve(recipe: Recipe, *, from_file: bool = False) -> Job:
+    """Check a recipe against its method; raises UsageError, ParameterError or RecipeError before anything is opened.
+
+    ``from_file``: parameters that the field's recipes must state are then required, and parameters of other methods
+    are warnings instead of errors.
+    """
+    method = get_method(recipe.merge_method)
+    recipe, warnings = _normalize(recipe, method, from_file)
+    models, base, anchored, notes = _roles(recipe, method)
+    values = _values(recipe, method, models, from_file)
+    granularity = recipe.granularity or method.granularity or "tensor"
+    if recipe.granularity is not None and method.granularity is None:
+        raise errors.UsageError(f"{method.name} has no granularity", got=recipe.granularity, remedy="leave it out")
+    if granularity not in GRANULARITIES:
+        raise errors.unknown_name("granularity", granularity, GRANULARITIES)
+    block_regex = values.pop("block_regex", None)
+    values.pop("granularity", None)
+    _check_patterns(recipe, block_regex)
+    return Job(
+        recipe,
+        method,
+        tuple(entry.model for entry in models),
+        base,
+        anchored,
+        values,
+        granularity,
+        block_regex if isinstance(block_regex, str) else None,
+        _CODES[recipe.output_dtype] if recipe.output_dtype else None,
+        parse_size(recipe.shard_size) if recipe.shard_size is not None else None,
+        (*warnings, *notes),
+    )
+
+
+def _normalize(recipe: Recipe, method: Method, from_file: bool) -> tuple[Recipe, list[str]]:
+    """Take foreign and misplaced parameters out; say so once each."""
+    warnings: list[str] = []
+    known = method.parameters
+    elsewhere = {name for other in all_methods().values() for name in other.parameters} | {"density", "gamma", "epsilon"}
+    granularity = recipe.granularity
+
+    def keep(parameters: Mapping[str, Any], where: str) -> dict[str, Any]:
+        nonlocal granularity
+        kept = {}
+        for name, value in parameters.items():
+            if name == "filter_wise" and method.granularity is not None:
+                granularity = granularity or ("row" if value is True else None)
+                warnings.append("filter_wise means granularity row here: an output channel, dim 0")
+            elif name == "granularity" and method.granularity is not None:
+                granularity = granularity or str(value)
+            elif name in known:
+                kept[name] = value
+            elif name in IGNORED_PARAMETERS:
+                warnings.append(f"{name} has no effect here")
+            elif from_file and name in elsewhere:
+                warnings.append(f"{name} is no parameter of {method.name}: ignored")
+            else:
+                raise errors.unknown_name(f"parameter of {method.name}{where}", name, known)
+        return kept
+
+    entries = tuple(
+        ModelEntry(model=entry.model, parameters=keep(entry.parameters, f" at model {entry.model}"))
+        for entry in recipe.models
+    )
+    parameters = keep(recipe.parameters, "")
+    changed = recipe.model_copy(
+        update={
+            "merge_method": method.name,
+            "models": entries,
+            "parameters": parameters,
+            "granularity": granularity,
+        }
+    )
+    return changed, list(dict.fromkeys(warnings))
+
+
+def _roles(recipe: Recipe, method: Method) -> tuple[list[ModelEntry], str | None, bool, list[str]]:
+    """Which entries are ingredients, and what the base is to the method."""
+    base, entries, notes = recipe.base_model, list(recipe.models), []
+    if method.base == "required":
+        if base is None:
+            raise errors.UsageError(f"{method.name} needs a base", remedy="give --base, or base_model in the recipe")
+        if any(entry.model == base for entry in entries):
+            entries = [entry for entry in entries if entry.model != base]
+            notes.append("the base is also listed as a model: it is the anchor, not an ingredient")
+        anchored = True
+    elif method.base == "member":
+        entries = [entry for entry in entries if entry.model != base]
+        anchored = base is not None
+        expected = 1 if anchored else 2
+        if len(entries) != expected:
+            raise errors.MethodError(
+                f"{method.name} takes two inputs", expected="a base and one model, or two models",
+                got=f"{len(entries)} models{' and a base' if anchored else ''}",
+            )  # fmt: skip
+    else:
+        anchored = False
+        if base is not None:
+            notes.append(f"{method.name} uses no base: {base} serves as template only, never as an ingredient")
+    least, most = method.models
+    if len(entries) < least or (most is not None and len(entries) > most):
+        wanted = f"{least} or more" if most is None else str(least) if least == most else f"{least} to {most}"
+        raise errors.MethodError(
+            f"{method.name} cannot work on this number of models" + (f": {method.why_models}" if method.why_models else ""),
+            expected=f"{wanted} beside the base" if method.base == "required" else wanted,
+            got=len(entries),
+        )
+    return entries, base, anchored, notes
+
+
+def _values(recipe: Recipe, method: Method, entries: list[ModelEntry], from_file: bool) -> dict[str, object]:
+    """Each parameter by precedence: the model's own, the recipe's, the default."""
+    values: dict[str, object] = {}
+    for name, parameter in method.parameters.items():
+        if name == "granularity":
+            continue
+        own = [entry.parameters.get(name) for entry in entries]
+        shared = recipe.parameters.get(name)
+        if not parameter.per_model:
+            stated = [value for value in own if value is not None]
+            if stated and any(value != stated[0] for value in stated):
+                raise errors.ParameterError(f"{name} of {method.name} is one value for all models", got=stated)
+            value = stated[0] if stated else shared
+            if value is None and parameter.required:
+                raise errors.ParameterError(
+                    f"{method.name} needs {name}", expected=parameter.describe(), remedy=f"give --set {name}=VALUE"
+                )
+            values[name] = parameter.default if value is None else check_value(method.name, parameter, value, 1)
+            continue
+        if from_file and name in method.recipe_required:
+            for entry, value in zip(entries, own, strict=True):
+                if value is None and shared is None:
+                    raise errors.RecipeError(f"{name} of {method.name} is not given for model {entry.model}")
+        default = _one(parameter.default)
+        each = [value if value is not None else shared if shared is not None else default for value in own]
+        values[name] = check_value(method.name, parameter, each, len(entries))
+    return values
+
+
+def _one(default: object) -> object:
+    return default[0] if isinstance(default, tuple) else default
+
+
+def _check_patterns(recipe: Recipe, block_regex: object) -> None:
+    policies = recipe.policies
+    named = [("--only", p) for p in policies.only] + [("--exclude", p) for p in policies.exclude]
+    named += [("--rename", split_rename(text)[1]) for text in policies.rename]
+    named += [("block_regex", block_regex)] if isinstance(block_regex, str) else []
+    for option, pattern in named:
+        try:
+            re.compile(pattern)
+        except (re.error, RecursionError) as error:
+            raise errors.ParameterError(f"{option} is no regular expression ({error})", got=repr(pattern)) from None
+
+
+def split_rename(text: str) -> tuple[str | None, str, str]:
+    """``[base:|N:]REGEX=REPL`` as (who, regex, replacement); the last ``=`` divides.
+
+    >>> split_rename("base:^bert[.]="), split_rename("2:a=b"), split_rename("x=y")
+    (('base', '^bert[.]', ''), ('2', 'a', 'b'), (None, 'x', 'y'))
+    """
+    match = re.fullmatch(r"(?:(base|[1-9]\d*):)?(.+)=([^=]*)", text, re.DOTALL)
+    if match is None:
+        raise errors.ParameterError("--rename cannot be read", expected="[base:|N:]REGEX=REPL", got=repr(text))
+    return match[1], match[2], match[3]

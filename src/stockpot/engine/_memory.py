@@ -1,0 +1,84 @@
+"""State dicts in memory, through the same plan and loop as files."""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from stockpot import errors
+from stockpot.checkpoint import TORCH_NAMES, FileIdentity, TensorInfo, nbytes
+from stockpot.engine._align import Slot
+from stockpot.engine._plan import Group
+from stockpot.measure import Array
+
+_CODES = {getattr(torch, name): code for code, name in TORCH_NAMES.items() if hasattr(torch, name)}
+
+
+class MemorySource:
+    """A state dict as a source; names of one storage and form are aliases of the first."""
+
+    def __init__(self, state_dict: Mapping[str, Tensor], ref: str) -> None:
+        self.ref = ref
+        self.files: tuple[FileIdentity, ...] = ()
+        self.metadata: Mapping[str, str] = {}
+        self.notes: tuple[str, ...] = ()
+        self.folder: Path | None = None
+        self.is_pickle = False
+        self.config: Mapping[str, Any] = {}
+        self.aliases: dict[str, str] = {}
+        self.tensors: dict[str, TensorInfo] = {}
+        self._data: dict[str, Tensor] = {}
+        seen: dict[tuple[object, ...], str] = {}
+        for name, tensor in state_dict.items():
+            if not isinstance(tensor, Tensor) or tensor.dtype not in _CODES:
+                raise errors.CheckpointError("not a dense tensor", tensor=name, file=ref, got=type(tensor).__name__)
+            place = (tensor.data_ptr(), tensor.dtype, tuple(tensor.shape), tensor.stride(), str(tensor.device))
+            if tensor.numel() and place in seen:
+                self.aliases[name] = seen[place]
+                continue
+            seen[place] = name
+            code = _CODES[tensor.dtype]
+            shape = tuple(tensor.shape)
+            self.tensors[name] = TensorInfo(name, code, shape, 0, 0, nbytes(code, shape))
+            self._data[name] = tensor.detach()
+
+    def read_into(self, info: TensorInfo, start: int, out: memoryview) -> None:
+        """Copy bytes out of the tensor."""
+        if not len(out):
+            return
+        flat = self._data[info.name].contiguous().flatten().view(torch.uint8)
+        torch.frombuffer(out, dtype=torch.uint8).copy_(flat[start : start + len(out)])
+
+
+class MemorySink:
+    """Collects the output as tensors."""
+
+    def __init__(self) -> None:
+        self.tensors: dict[str, Tensor] = {}
+        self._lock = threading.Lock()
+
+    def write(self, slot: Slot, offset: int, data: memoryview) -> None:
+        """Into the tensor's memory, made at its first bytes."""
+        flat = self._tensor(slot).flatten().view(torch.uint8)
+        flat[offset : offset + len(data)].copy_(torch.frombuffer(data, dtype=torch.uint8))
+
+    def finish(self, slot: Slot, digest: str) -> None:
+        """An empty tensor has no bytes, but is there."""
+        self._tensor(slot)
+
+    def _tensor(self, slot: Slot) -> Tensor:
+        with self._lock:
+            if slot.name not in self.tensors:
+                self.tensors[slot.name] = torch.empty(slot.shape, dtype=getattr(torch, TORCH_NAMES[slot.dtype]))
+            return self.tensors[slot.name]
+
+    def store_gram(self, group: Group, first_row: int, gram: Array) -> None:
+        """Not kept."""
+
+    def finish_gram(self, group: Group) -> None:
+        """Nothing to do."""

@@ -1,0 +1,208 @@
+"""A merge from plan to finished output, and its result."""
+
+from __future__ import annotations
+
+import datetime
+import json
+import resource
+import time
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+from torch import Tensor
+
+from stockpot import errors
+from stockpot.checkpoint import OutFile, Staging, header_bytes, pack_file, repair, require_free
+from stockpot.engine import _provenance as prov
+from stockpot.engine._align import Decision
+from stockpot.engine._execute import Progress, Run, execute, solve
+from stockpot.engine._memory import MemorySink
+from stockpot.engine._plan import Plan, disk_free, disk_needed, provenance_reserve, weight_metadata
+from stockpot.engine._records import RatioSummary, Records, summarize
+from stockpot.engine._schedule import make_tasks
+from stockpot.engine._sinks import GEOMETRY, StagingSink, geometry_specs
+
+
+@dataclass(frozen=True)
+class MergeResult:
+    """What a merge did. ``seconds`` counts from the plan; ``bytes_read`` what this run read (less when resumed)."""
+
+    out: Path
+    method: str
+    tensors: int
+    bytes_read: int
+    bytes_written: int
+    seconds: float
+    peak_memory_bytes: int
+    ratio: RatioSummary | None
+    decisions: tuple[Decision, ...]
+    warnings: tuple[str, ...]
+    resumed: int
+
+    def record(self) -> dict[str, object]:
+        """The result as data, for ``--json``."""
+        return {
+            "out": str(self.out),
+            "method": self.method,
+            "tensors": self.tensors,
+            "bytes_read": self.bytes_read,
+            "bytes_written": self.bytes_written,
+            "seconds": round(self.seconds, 3),
+            "peak_memory_bytes": self.peak_memory_bytes,
+            "ratio": self.ratio.data() if self.ratio else None,
+            "decisions": [{"tensor": d.tensor, "policy": d.policy, "action": d.action} for d in self.decisions],
+            "resumed_tensors": self.resumed,
+        }
+
+
+def check_output(plan: Plan, *, overwrite: bool) -> None:
+    """OUT may be written and fits the disk; nothing is created yet."""
+    repair(plan.out)
+    roots = [Path(c.ref).expanduser() for c in plan.inputs.checkpoints if c.files]
+    require_free(plan.out, roots, overwrite)
+    needed, free = disk_needed(plan), disk_free(plan.out)
+    partial = plan.out.with_name(plan.out.name + ".partial")
+    if needed > free and not partial.exists():
+        raise errors.NoSpaceError(
+            "the disk has too little room", file=str(plan.out), expected=f"{needed} bytes free", got=f"{free}",
+            remedy="free some space, or choose another --out",
+        )  # fmt: skip
+
+
+def write(plan: Plan, *, overwrite: bool = False, resume: bool = True, progress: Progress | None = None) -> MergeResult:
+    """Carry out a plan: OUT is written whole or not at all; an interrupted run of the same job is continued."""
+    started = datetime.datetime.now(datetime.timezone.utc).isoformat(timespec="seconds")
+    clock = time.perf_counter()
+    check_output(plan, overwrite=overwrite)
+    staging = Staging(plan.out, plan.key, resume=resume, overwrite=overwrite)
+    try:
+        geometry = _create_files(plan, staging)
+        records = Records()
+        run, resumed = _resume(plan, staging, StagingSink(plan, staging, geometry), records)
+        execute(run, progress)
+        _finish(plan, staging, records, run, clock, started)
+    except errors.InputError:
+        staging.discard()
+        raise
+    except BaseException:
+        staging.keep()
+        raise
+    return MergeResult(
+        plan.out,
+        plan.job.method.name,
+        len(plan.slots),
+        run.bytes_read,
+        plan.bytes_written,
+        time.perf_counter() - clock,
+        peak_memory(),
+        summarize(records.groups),
+        plan.alignment.decisions,
+        plan.warnings,
+        resumed,
+    )
+
+
+def to_memory(plan: Plan) -> tuple[dict[str, Tensor], Records]:
+    """Carry out a plan in memory: name -> tensor, in the template's order; aliases are the same tensor."""
+    sink, records = MemorySink(), Records()
+    execute(Run(plan, make_tasks(plan, frozenset(), frozenset()), sink, records))
+    result = {slot.name: sink.tensors[slot.name] for slot in plan.slots}
+    result.update({alias: result[name] for alias, name in plan.alignment.aliases.items()})
+    return result, records
+
+
+def peak_memory() -> int:
+    """Peak resident bytes of this process so far."""
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
+
+
+_NO_GRAM = np.zeros(())
+
+
+def _create_files(plan: Plan, staging: Staging) -> OutFile | None:
+    for file in plan.layout.files:
+        staging.create(file.name, file.size, file.header)
+    specs = geometry_specs(plan)
+    if not specs:
+        return None
+    geometry = pack_file(GEOMETRY, specs, {"format": "stockpot gram, upper triangle"})
+    staging.create(GEOMETRY, geometry.size, geometry.header)
+    return geometry
+
+
+def _resume(plan: Plan, staging: Staging, sink: StagingSink, records: Records) -> tuple[Run, int]:
+    """The run of what is left to do; records of an earlier run are taken over."""
+    done: dict[str, str] = {}
+    measured: set[str] = set()
+    for record in staging.finished:
+        if "tensor" in record:
+            done[record["tensor"]] = record["digest"]
+        elif "gram" in record:
+            measured.add(record["gram"])
+    tasks = make_tasks(plan, frozenset(done), frozenset(measured))
+    run = Run(plan, tasks, sink, records)
+    for name, digest in done.items():
+        records.add_digest(name, digest)
+    for number, group in enumerate(plan.groups):
+        finished = all(plan.slots[n].name in done for n in group.slots)
+        if not plan.job.method.uses_gram:
+            if finished:
+                records.add(group, solve(plan, group, _NO_GRAM))
+        elif group.name in measured and (finished or not group.rows):
+            mixture = solve(plan, group, sink.read_gram(group, len(plan.slots[group.slots[0]].sources)))
+            if group.rows:
+                records.add_rows(group, 0, mixture)
+                records.finish_rows(group)
+            else:
+                records.add(group, mixture)
+                run.preset(number, mixture)
+    return run, len(done)
+
+
+def _finish(plan: Plan, staging: Staging, records: Records, run: Run, clock: float, started: str) -> None:
+    """Provenance, side files, last checks of the inputs, and the rename."""
+    staging.flush()
+    changed = [file.path for c in plan.inputs.checkpoints for file in c.files if not file.is_current()]
+    if changed:
+        raise errors.InputChangedError(
+            "an input was changed while it was merged; nothing was finished", file=changed[0], remedy="run it again"
+        )
+    content = prov.provenance(plan, records)
+    if plan.is_one_file:
+        _finish_one_file(plan, staging, content)
+        return
+    small: dict[str, bytes] = {}
+    dtypes = {slot.dtype for slot in plan.slots if slot.action == "merge"}
+    for name, path in prov.side_files(plan).items():
+        data = path.read_bytes()
+        small[name] = prov.adapted_config(data, dtypes, plan.alignment.untied) if name == "config.json" else data
+    if plan.layout.index is not None:
+        small[plan.layout.index[0]] = plan.layout.index[1]
+    small[prov.RECIPE] = plan.job.recipe.to_yaml().encode()
+    small[prov.CARD] = prov.model_card(plan, records)
+    small[prov.PROVENANCE] = prov.as_json(content)
+    small[prov.RUN] = prov.as_json(
+        prov.run_record(plan, time.perf_counter() - clock, run.bytes_read, peak_memory(), started)
+    )
+    hashed = dict(small)
+    if any(specs := geometry_specs(plan)):
+        geometry = pack_file(GEOMETRY, specs, {"format": "stockpot gram, upper triangle"})
+        hashed[GEOMETRY] = staging.read(GEOMETRY, 0, geometry.size)
+    small[prov.SUMS] = prov.sums(hashed)
+    for name, data in small.items():
+        staging.add_file(name, data)
+    staging.commit()
+
+
+def _finish_one_file(plan: Plan, staging: Staging, content: Mapping[str, object]) -> None:
+    """Provenance into the header's reserved room."""
+    (file,) = plan.layout.files
+    specs = [(slot.name, slot.dtype, slot.shape) for slot in plan.slots]
+    metadata = {**weight_metadata(plan.template, plan.alignment), "stockpot": json.dumps(content, ensure_ascii=False)}
+    header = header_bytes(specs, metadata, provenance_reserve(plan.job, plan.slots))
+    if len(header) != len(file.header):
+        raise errors.RunError("the provenance does not fit the header", file=str(plan.out), got=f"{len(header)} bytes")
+    staging.write(file.name, 0, memoryview(header))
+    staging.commit(one_file=file.name)

@@ -1,0 +1,95 @@
+"""Names that do not match: what to tell the user, and which head belongs to which embedding."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+
+from stockpot import errors
+from stockpot.checkpoint import Source, TensorInfo
+
+ALIGNED_SHARE = 0.9
+_HEADS = ("lm_head.weight", "embed_out.weight", "output.weight", "cls.predictions.decoder.weight", "decoder.weight")
+_EMBEDDINGS = (
+    "embed_tokens.weight",
+    "wte.weight",
+    "word_embeddings.weight",
+    "shared.weight",
+    "tok_embeddings.weight",
+    "embed_in.weight",
+)
+
+
+def tied_head(view: Mapping[str, TensorInfo], known: set[str]) -> tuple[str, str] | None:
+    """(head, embedding) where this model lacks a head that others have and its embedding has that role by name."""
+    heads = [name for name in known if name.endswith(_HEADS) and name not in view]
+    embeddings = [name for name in view if name.endswith(_EMBEDDINGS)]
+    return (heads[0], embeddings[0]) if len(heads) == 1 and len(embeddings) == 1 else None
+
+
+def rename_hint(views: Sequence[Mapping[str, TensorInfo]]) -> str | None:
+    """``REGEX=REPL`` for the first input, if adding or removing one prefix there would align 90 % of the names."""
+    if len(views) < 2:
+        return None
+    own, theirs = set(views[0]), set(views[1])
+    if len(own & theirs) >= ALIGNED_SHARE * min(len(own), len(theirs)):
+        return None
+    for prefix in _prefixes(theirs):
+        hits = sum(prefix + name in theirs for name in own)
+        if hits >= ALIGNED_SHARE * min(len(own), len(theirs)):
+            return f"^={prefix}"
+    for prefix in _prefixes(own):
+        hits = sum(prefix + name in own for name in theirs)
+        if hits >= ALIGNED_SHARE * min(len(own), len(theirs)):
+            return f"^{prefix.replace('.', '[.]')}="
+    return None
+
+
+def _prefixes(names: set[str]) -> Iterator[str]:
+    """Leading components that at least half of the names carry, shortest first."""
+    depth = 1
+    while depth < 6:
+        found: dict[str, int] = {}
+        for name in names:
+            parts = name.split(".")
+            if len(parts) > depth:
+                prefix = ".".join(parts[:depth]) + "."
+                found[prefix] = found.get(prefix, 0) + 1
+        common = [prefix for prefix, count in found.items() if count >= len(names) / 2]
+        if not common:
+            return
+        yield from sorted(common)
+        depth += 1
+
+
+def missing_error(
+    missing: Mapping[str, Sequence[int]],
+    checkpoints: Sequence[Source],
+    views: Sequence[Mapping[str, TensorInfo]],
+    has_base: bool,
+    hint: str | None,
+) -> errors.MissingTensorError:
+    """One error for all missing tensors: counts by input, the first name, every name as a problem line."""
+
+    def label(number: int) -> str:
+        return f"the base {checkpoints[number].ref}" if has_base and number == 0 else checkpoints[number].ref
+
+    by_input: dict[int, int] = {}
+    for numbers in missing.values():
+        for number in numbers:
+            by_input[number] = by_input.get(number, 0) + 1
+    first = next(iter(missing))
+    counts = ", ".join(f"{count} of {len(missing)} from {label(number)}" for number, count in by_input.items())
+    remedy = "--missing average|first|base accepts it, --exclude leaves it as the template has it"
+    if hint is not None:
+        who = "base" if has_base else "1"
+        remedy = f"the names differ by a prefix: add --rename '{who}:{hint}'"
+    return errors.MissingTensorError(
+        "a tensor is missing" if len(missing) == 1 else f"{len(missing)} tensors are missing",
+        tensor=first,
+        expected="each tensor in every input",
+        got=f"missing {counts}",
+        remedy=remedy,
+        problems=[f"{name}: not in {', '.join(label(n) for n in numbers)}" for name, numbers in missing.items()]
+        if len(missing) > 1
+        else (),
+    )

@@ -1,0 +1,228 @@
+"""Recipe -> plan: everything decided, nothing read but headers. A plan is data; it can be printed, and split later."""
+
+from __future__ import annotations
+
+import json
+import os
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import xxhash
+
+import stockpot
+from stockpot import errors
+from stockpot.checkpoint import Layout, Source, nbytes, open_checkpoint, plan_layout
+from stockpot.engine._align import Alignment, Inputs, Slot, align
+from stockpot.engine._budget import Budget, fit
+from stockpot.engine._job import Job
+from stockpot.measure import group_of
+
+PROCESS_BYTES = 330_000_000
+"""What the interpreter and torch take beside our buffers, as measured on Linux with a CPU build."""
+
+
+@dataclass(frozen=True)
+class Group:
+    """Tensors that share one set of coefficients; ``rows`` > 0: one set for each row of its only tensor."""
+
+    name: str
+    slots: tuple[int, ...]
+    rows: int = 0
+
+
+@dataclass(frozen=True)
+class Plan:
+    """A merge, fully decided."""
+
+    job: Job
+    inputs: Inputs
+    alignment: Alignment
+    groups: tuple[Group, ...]
+    layout: Layout
+    budget: Budget
+    out: Path
+    passes: int
+    bytes_read: int
+    warnings: tuple[str, ...]
+
+    @property
+    def slots(self) -> tuple[Slot, ...]:
+        """The output's tensors."""
+        return self.alignment.slots
+
+    @property
+    def template(self) -> Source:
+        """The input whose names, files and side files the output takes."""
+        return self.inputs.checkpoints[self.alignment.template]
+
+    @property
+    def bytes_written(self) -> int:
+        """Bytes of the weight files."""
+        return self.layout.total_bytes
+
+    @property
+    def peak_memory_bytes(self) -> int:
+        """Foreseen peak of the process."""
+        return PROCESS_BYTES + self.budget.total_bytes
+
+    @property
+    def key(self) -> str:
+        """Digest of all that makes this the same job: recipe, inputs, output form, versions; not workers or memory."""
+        import importlib.metadata
+
+        content = {
+            "recipe": self.job.recipe.model_dump(mode="json"),
+            "inputs": [
+                [(file.path, file.header_digest, file.size, file.mtime_ns, file.inode) for file in checkpoint.files]
+                for checkpoint in self.inputs.checkpoints
+            ],
+            "files": [(file.name, file.size) for file in self.layout.files],
+            "one_file": self.is_one_file,
+            "device": self.budget.device.split(":")[0],
+            "versions": [stockpot.__version__, importlib.metadata.version("torch")],
+        }
+        return str(xxhash.xxh3_128_hexdigest(json.dumps(content, sort_keys=True).encode()))
+
+    @property
+    def is_one_file(self) -> bool:
+        """Whether OUT is a single file."""
+        return is_one_file(self.out)
+
+    def record(self) -> dict[str, object]:
+        """The plan as data, for ``--dry-run --json``."""
+        return {
+            "method": self.job.method.name,
+            "out": str(self.out),
+            "template": self.template.ref,
+            "granularity": self.job.granularity if self.job.method.granularity else None,
+            "tensors": len(self.slots),
+            "passes": self.passes,
+            "bytes_read": self.bytes_read,
+            "bytes_written": self.bytes_written,
+            "peak_memory_bytes": self.peak_memory_bytes,
+            "disk_needed_bytes": disk_needed(self),
+            "disk_free_bytes": disk_free(self.out),
+            "files": [{"name": file.name, "bytes": file.size} for file in self.layout.files],
+            "decisions": [
+                {"tensor": d.tensor, "policy": d.policy, "action": d.action} for d in self.alignment.decisions
+            ],
+        }
+
+
+def is_one_file(out: Path) -> bool:
+    """OUT with these endings is one file; anything else is a folder."""
+    return out.suffix in (".safetensors", ".pt")
+
+
+def open_inputs(job: Job) -> Inputs:
+    """Open every checkpoint of a job by its headers."""
+    refs = [*([job.base] if job.base is not None else []), *job.models]
+    return Inputs(tuple(open_checkpoint(ref) for ref in refs), job.base is not None)
+
+
+def make_plan(
+    job: Job,
+    inputs: Inputs,
+    out: Path,
+    *,
+    memory: int,
+    workers: int | None,
+    device: str = "cpu",
+) -> Plan:
+    """Decide everything about a merge from headers; raises InputError kinds. Cost: linear in the tensor count."""
+    alignment = align(job, inputs)
+    slots = alignment.slots
+    if not slots:
+        raise errors.AlignmentError("there is nothing to write: no tensor is common", remedy="check the inputs")
+    groups = make_groups(job, slots)
+    budget = fit(job, slots, memory=memory, workers=workers, device=device)
+    one_file = is_one_file(out)
+    template = inputs.checkpoints[alignment.template]
+    layout = plan_layout(
+        [(slot.name, slot.dtype, slot.shape) for slot in slots],
+        template,
+        shard_bytes=job.shard_bytes,
+        single_file=one_file,
+        metadata=weight_metadata(template, alignment),
+        reserve=provenance_reserve(job, slots) if one_file else 0,
+    )
+    once, twice = _bytes_read(job, slots, groups, budget)
+    return Plan(
+        job,
+        inputs,
+        alignment,
+        groups,
+        layout,
+        budget,
+        out,
+        2 if job.method.uses_gram and twice else 1,
+        once + 2 * twice,
+        (*job.warnings, *alignment.notes),
+    )
+
+
+def weight_metadata(template: Source, alignment: Alignment) -> dict[str, str]:
+    """``__metadata__`` of each weight file: the template's, and the output's aliases."""
+    kept = {key: value for key, value in template.metadata.items() if key not in template.aliases and key != "stockpot"}
+    return {"format": "pt", **kept, **alignment.aliases}
+
+
+def provenance_reserve(job: Job, slots: Sequence[Slot]) -> int:
+    """Header bytes that hold the provenance of a one-file output, bounded from above before it is known."""
+    each = 400 + 60 * (len(job.models) + 1)
+    names = sum(4 * len(slot.name.encode()) + each for slot in slots)
+    return 20_000 + 4 * len(job.recipe.model_dump_json()) + names
+
+
+def make_groups(job: Job, slots: Sequence[Slot]) -> tuple[Group, ...]:
+    """Groups of merged tensors, in the order of their first tensor."""
+    found: dict[str, list[int]] = {}
+    for number, slot in enumerate(slots):
+        if slot.action == "merge" and nbytes(slot.dtype, slot.shape):
+            found.setdefault(group_of(slot.name, job.granularity, job.block_regex), []).append(number)
+    return tuple(
+        Group(name, tuple(members), row_count(slots[members[0]]) if job.granularity == "row" else 0)
+        for name, members in found.items()
+    )
+
+
+def row_count(slot: Slot) -> int:
+    """Rows of a tensor: dim 0; a 0-d or 1-D tensor is one row."""
+    return slot.shape[0] if len(slot.shape) > 1 else 1
+
+
+def _bytes_read(job: Job, slots: Sequence[Slot], groups: Sequence[Group], budget: Budget) -> tuple[int, int]:
+    """(bytes read once, bytes read twice)."""
+    alone = {group.slots[0] for group in groups if len(group.slots) == 1}
+    once = twice = 0
+    for number, slot in enumerate(slots):
+        size = sum(info.nbytes for _, info in slot.sources)
+        fits = number in alone and source_bytes(slot) <= budget.raw_bytes
+        if slot.action == "merge" and job.method.uses_gram and not fits:
+            twice += size
+        else:
+            once += size
+    return once, twice
+
+
+def source_bytes(slot: Slot) -> int:
+    """Buffer bytes for all inputs of a tensor."""
+    return sum(info.size_bytes + 64 for _, info in slot.sources)
+
+
+def disk_needed(plan: Plan) -> int:
+    """Bytes that must be free: the weights, what else is written, and a margin."""
+    side = sum(path.stat().st_size for path in plan.template.folder.iterdir() if path.is_file() and path.suffix in (".json", ".txt", ".model", ".py")) if plan.template.folder and not plan.is_one_file else 0
+    grams = 8 * sum(max(group.rows, 1) for group in plan.groups) * (len(plan.job.models) + 2) ** 2 // 2
+    records = 600 * len(plan.slots)
+    return plan.bytes_written + side + (grams if plan.job.method.uses_gram else 0) + records + (1 << 20)
+
+
+def disk_free(out: Path) -> int:
+    """Bytes free where OUT will be."""
+    place = out.absolute().parent
+    while not place.exists():
+        place = place.parent
+    found = os.statvfs(place)
+    return found.f_bavail * found.f_frsize

@@ -1,0 +1,178 @@
+"""How an output was made, as files beside it: what ``verify`` reads and a person wants to know."""
+
+from __future__ import annotations
+
+import hashlib
+import importlib.metadata
+import json
+import platform
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import xxhash
+
+import stockpot
+from stockpot.checkpoint import TORCH_NAMES, is_weight_file
+from stockpot.engine._plan import Plan
+from stockpot.engine._records import Records, summarize
+
+PROVENANCE = "stockpot.json"
+RUN = "stockpot_run.json"
+RECIPE = "stockpot_recipe.yaml"
+SUMS = "SHA256SUMS"
+CARD = "README.md"
+OURS = (PROVENANCE, RUN, RECIPE, SUMS, CARD, "stockpot_geometry.safetensors")
+_SKIPPED_WORDS = ("optimizer", "scheduler", "rng_state", "trainer_state", "scaler", "random_states")
+_DTYPE_KEYS = ("torch_dtype", "dtype")
+
+
+def provenance(plan: Plan, records: Records) -> dict[str, Any]:
+    """What made this output, without time or place, so that the same job gives the same bytes."""
+    ratio = summarize(records.groups)
+    slots = {slot.name: slot for slot in plan.slots}
+    return {
+        "stockpot": stockpot.__version__,
+        "torch": importlib.metadata.version("torch"),
+        "device": plan.budget.device.split(":")[0],
+        "recipe": plan.job.recipe.model_dump(mode="json"),
+        "inputs": [
+            {
+                "ref": checkpoint.ref,
+                "role": "base" if plan.inputs.has_base and number == 0 else "model",
+                "files": [
+                    {"name": Path(file.path).name, "bytes": file.size, "header_xxh3": file.header_digest}
+                    for file in checkpoint.files
+                ],
+            }
+            for number, checkpoint in enumerate(plan.inputs.checkpoints)
+        ],
+        "template": plan.template.ref,
+        "ratio": ratio.data() if ratio else None,
+        "decisions": [
+            {"tensor": d.tensor, "policy": d.policy, "action": d.action} for d in plan.alignment.decisions
+        ],
+        "files": [
+            {"name": file.name, "bytes": file.size, "header_xxh3": xxhash.xxh3_128_hexdigest(file.header)}
+            for file in ([] if plan.is_one_file else plan.layout.files)
+        ],
+        "groups": {name: record.data() for name, record in sorted(records.groups.items())},
+        "tensors": {
+            name: {"dtype": slots[name].dtype, "xxh3": digest} for name, digest in sorted(records.digests.items())
+        },
+    }
+
+
+def as_json(data: Mapping[str, Any]) -> bytes:
+    """Deterministic, readable JSON."""
+    return (json.dumps(data, indent=1, ensure_ascii=False) + "\n").encode()
+
+
+def run_record(plan: Plan, seconds: float, bytes_read: int, peak_memory: int, started: str) -> dict[str, Any]:
+    """Time, host and rates of this run."""
+    return {
+        "started": started,
+        "seconds": round(seconds, 3),
+        "host": platform.node(),
+        "platform": platform.platform(),
+        "python": platform.python_version(),
+        "workers": plan.budget.workers,
+        "memory_bytes": plan.budget.total_bytes,
+        "bytes_read": bytes_read,
+        "bytes_written": plan.bytes_written,
+        "peak_memory_bytes": peak_memory,
+    }
+
+
+def side_files(plan: Plan) -> dict[str, Path]:
+    """Files of the template's folder that are copied: regular, not weights, not training state, not hidden."""
+    folder = plan.template.folder
+    if folder is None or plan.is_one_file:
+        return {}
+    return {
+        entry.name: entry
+        for entry in sorted(folder.iterdir())
+        if entry.is_file() and _is_side_file(entry.name)
+    }
+
+
+def _is_side_file(name: str) -> bool:
+    return not (
+        name.startswith(".")
+        or name in OURS
+        or name.startswith("checkpoint-")
+        or is_weight_file(name)
+        or any(word in name.lower() for word in _SKIPPED_WORDS)
+        or name.lower().startswith(("readme", "training_args"))
+    )
+
+
+def differing_side_files(plan: Plan) -> list[str]:
+    """Names of copied side files that another input holds with other content."""
+    found = []
+    for name, path in side_files(plan).items():
+        content = path.read_bytes()
+        for checkpoint in plan.inputs.checkpoints:
+            other = checkpoint.folder / name if checkpoint.folder else None
+            if other is not None and other != path and other.is_file() and other.read_bytes() != content:
+                found.append(name)
+                break
+    return found
+
+
+def adapted_config(content: bytes, dtypes: set[str], untied: bool) -> bytes:
+    """``config.json`` with the output's dtype, and untied where the output is; unchanged bytes where nothing changes."""
+    try:
+        config = json.loads(content)
+    except ValueError:
+        return content
+    if not isinstance(config, dict):
+        return content
+    changed = False
+    if len(dtypes) == 1:
+        changed = _set_dtype(config, TORCH_NAMES[next(iter(dtypes))])
+    if untied and config.get("tie_word_embeddings"):
+        config["tie_word_embeddings"] = False
+        changed = True
+    return (json.dumps(config, indent=2, ensure_ascii=False) + "\n").encode() if changed else content
+
+
+def _set_dtype(config: dict[str, Any], dtype: str) -> bool:
+    changed = False
+    for key, value in config.items():
+        if isinstance(value, dict):
+            changed |= _set_dtype(value, dtype)
+        elif key in _DTYPE_KEYS and value in TORCH_NAMES.values() and value != dtype:
+            config[key] = dtype
+            changed = True
+    return changed
+
+
+def sums(contents: Mapping[str, bytes]) -> bytes:
+    """``sha256sum -c`` format for the small files."""
+    return "".join(f"{hashlib.sha256(content).hexdigest()}  {name}\n" for name, content in sorted(contents.items())).encode()
+
+
+def model_card(plan: Plan, records: Records) -> bytes:
+    """``README.md`` of the output: front matter that model hubs read, then how it was made."""
+    job = plan.job
+    lines = ["---"]
+    hub_ids = [c.ref for c in plan.inputs.checkpoints if not Path(c.ref).exists()]
+    if hub_ids:
+        lines += ["base_model:", *(f"- {ref}" for ref in hub_ids), "base_model_relation: merge"]
+    if plan.template.config.get("model_type"):
+        lines.append("library_name: transformers")
+    lines += ["tags:", "- merge", "- stockpot", "---", "", f"# {plan.out.name}", ""]
+    lines.append(f"Merged by stockpot {stockpot.__version__}, method `{job.method.name}`: {job.method.summary}")
+    lines += ["", "| input | role |", "|---|---|"]
+    for number, checkpoint in enumerate(plan.inputs.checkpoints):
+        lines.append(f"| `{checkpoint.ref}` | {'base' if plan.inputs.has_base and number == 0 else 'model'} |")
+    ratio = summarize(records.groups)
+    if ratio:
+        lines += [
+            "",
+            f"Ratio t over {ratio.count} groups: {ratio.min:.3f} to {ratio.max:.3f}, median {ratio.median:.3f}"
+            + (f"; {ratio.clamped} clamped to the base." if ratio.clamped else "."),
+        ]
+    lines += ["", f"Reference: {job.method.reference}.", "", "```yaml", job.recipe.to_yaml().rstrip(), "```", ""]
+    return "\n".join(lines).encode()

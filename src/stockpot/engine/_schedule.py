@@ -1,0 +1,129 @@
+"""A plan's work as a list of tasks. Workers take them in this order; no task waits for a later one."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+
+from stockpot.checkpoint import count, itemsize, nbytes
+from stockpot.engine._align import Slot
+from stockpot.engine._budget import STAGE_BYTES, step_elements
+from stockpot.engine._plan import Group, Plan, source_bytes
+
+
+@dataclass(frozen=True, slots=True)
+class Copy:
+    """Bytes ``start`` to ``stop`` of a tensor whose sources must be equal (or is one source), copied."""
+
+    slot: int
+    start: int
+    stop: int
+
+
+@dataclass(frozen=True, slots=True)
+class Whole:
+    """A tensor that fits the buffer: read once, measured, mixed, written."""
+
+    slot: int
+    group: int
+
+
+@dataclass(frozen=True, slots=True)
+class Measure:
+    """Elements of a tensor whose inner products go into its group; ``ticket`` is the place in the group's sum."""
+
+    slot: int
+    group: int
+    start: int
+    stop: int
+    ticket: int
+
+
+@dataclass(frozen=True, slots=True)
+class Mix:
+    """Elements of a tensor to combine, by fixed weights or by those of its group (-1: fixed)."""
+
+    slot: int
+    group: int
+    start: int
+    stop: int
+
+
+@dataclass(frozen=True, slots=True)
+class Rows:
+    """Whole rows of a tensor, each with coefficients of its own: read once, measured, mixed, written."""
+
+    slot: int
+    group: int
+    start: int
+    stop: int
+
+
+Task = Copy | Whole | Measure | Mix | Rows
+
+
+def is_copy(slot: Slot) -> bool:
+    """Whether a tensor's bytes are copied without arithmetic."""
+    source = slot.sources[0][1]
+    return slot.action == "same" or (slot.action == "mix" and len(slot.sources) == 1 and source.dtype == slot.dtype)
+
+
+def make_tasks(plan: Plan, done: frozenset[str], measured: frozenset[str]) -> list[Task]:
+    """All tasks, without tensors ``done`` and without measuring groups ``measured`` by an earlier run.
+
+    Comparisons of integer tensors come first, so that what they refuse is refused early.
+    """
+    tasks: list[Task] = []
+    slots = plan.slots
+    copies = [n for n, slot in enumerate(slots) if is_copy(slot) or not nbytes(slot.dtype, slot.shape)]
+    copied = set(copies)
+    for number in sorted(copies, key=lambda n: slots[n].action != "same"):
+        if slots[number].name not in done:
+            size = nbytes(slots[number].dtype, slots[number].shape)
+            tasks += [Copy(number, a, b) for a, b in _pieces(size, STAGE_BYTES)]
+    fixed = [n for n, slot in enumerate(slots) if slot.action == "mix" and n not in copied]
+    for number in fixed:
+        if slots[number].name not in done:
+            tasks += [Mix(number, -1, a, b) for a, b in _pieces(count(slots[number].shape), _piece(plan, slots[number]))]
+    for place, group in enumerate(plan.groups):
+        tasks += _group_tasks(plan, place, group, done, group.name in measured)
+    return tasks
+
+
+def _group_tasks(plan: Plan, place: int, group: Group, done: frozenset[str], measured: bool) -> Iterator[Task]:
+    slots = plan.slots
+    open_slots = [n for n in group.slots if slots[n].name not in done]
+    if not open_slots:
+        return
+    if group.rows:
+        for number in open_slots:
+            slot = slots[number]
+            for a, b in _pieces(count(slot.shape), _piece(plan, slot)):
+                yield Rows(number, place, a, b)
+        return
+    if plan.job.method.uses_gram and not measured:
+        if len(group.slots) == 1 and source_bytes(slots[group.slots[0]]) <= plan.budget.raw_bytes:
+            yield Whole(group.slots[0], place)
+            return
+        ticket = 0
+        for number in group.slots:
+            for a, b in _pieces(count(slots[number].shape), _piece(plan, slots[number])):
+                yield Measure(number, place, a, b, ticket)
+                ticket += 1
+    for number in open_slots:
+        for a, b in _pieces(count(slots[number].shape), _piece(plan, slots[number])):
+            yield Mix(number, place, a, b)
+
+
+def _piece(plan: Plan, slot: Slot) -> int:
+    """Elements per piece: about STAGE_BYTES of output, within the buffer, and a multiple of the reduction step."""
+    step = step_elements(plan.job, slot)
+    each = sum(itemsize(info.dtype) for _, info in slot.sources)
+    room = (plan.budget.raw_bytes - 64 * len(slot.sources)) // each
+    wanted = min(room, STAGE_BYTES // itemsize(slot.dtype))
+    return max(step, wanted // step * step)
+
+
+def _pieces(total: int, size: int) -> Sequence[tuple[int, int]]:
+    """(start, stop) pairs that cover 0 to total; one empty pair for an empty tensor."""
+    return [(start, min(start + size, total)) for start in range(0, total, size)] or [(0, 0)]

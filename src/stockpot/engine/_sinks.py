@@ -1,0 +1,97 @@
+"""Where results go: files under way, memory, or nowhere but their digests."""
+
+from __future__ import annotations
+
+from typing import Protocol
+
+import numpy as np
+
+from stockpot.checkpoint import Staging
+from stockpot.checkpoint import OutFile, Spec
+from stockpot.engine._align import Slot
+from stockpot.engine._plan import Group, Plan
+from stockpot.measure import Array, pack, unpack
+
+
+class Sink(Protocol):
+    """Takes what the loop makes. Calls may come from several threads."""
+
+    def write(self, slot: Slot, offset: int, data: memoryview) -> None:
+        """Bytes of a tensor, from its byte ``offset`` on."""
+
+    def finish(self, slot: Slot, digest: str) -> None:
+        """All bytes of a tensor were written."""
+
+    def store_gram(self, group: Group, first_row: int, gram: Array) -> None:
+        """Inner products of a group, or of some of its rows."""
+
+    def finish_gram(self, group: Group) -> None:
+        """All inner products of a group were stored."""
+
+
+class NullSink:
+    """Keeps digests only (they are in the records), for ``verify --recompute``."""
+
+    def write(self, slot: Slot, offset: int, data: memoryview) -> None:
+        """Forget the bytes."""
+
+    def finish(self, slot: Slot, digest: str) -> None:
+        """Nothing to do."""
+
+    def store_gram(self, group: Group, first_row: int, gram: Array) -> None:
+        """Forget the inner products."""
+
+    def finish_gram(self, group: Group) -> None:
+        """Nothing to do."""
+
+
+GEOMETRY = "stockpot_geometry.safetensors"
+
+
+class StagingSink:
+    """Writes tensors to their places in the weight files and Grams to theirs in the geometry file."""
+
+    def __init__(self, plan: Plan, staging: Staging, geometry: OutFile | None) -> None:
+        self._staging = staging
+        self._places = {
+            name: (file.name, offset) for file in plan.layout.files for name, offset in file.offsets.items()
+        }
+        self._geometry = geometry
+
+    def write(self, slot: Slot, offset: int, data: memoryview) -> None:
+        file, begin = self._places[slot.name]
+        self._staging.write(file, begin + offset, data)
+
+    def finish(self, slot: Slot, digest: str) -> None:
+        self._staging.finish({"tensor": slot.name, "digest": digest})
+
+    def store_gram(self, group: Group, first_row: int, gram: Array) -> None:
+        if self._geometry is None:
+            return
+        packed = pack(gram)
+        offset = self._geometry.offsets[group.name] + first_row * packed.shape[-1] * 8
+        self._staging.write(GEOMETRY, offset, memoryview(packed.tobytes()))
+
+    def finish_gram(self, group: Group) -> None:
+        if self._geometry is not None:
+            self._staging.finish({"gram": group.name})
+
+    def read_gram(self, group: Group, size: int) -> Array:
+        """Inner products that an earlier run stored."""
+        assert self._geometry is not None
+        packed_size = size * (size + 1) // 2
+        shape = (group.rows, packed_size) if group.rows else (packed_size,)
+        raw = self._staging.read(GEOMETRY, self._geometry.offsets[group.name], 8 * int(np.prod(shape)))
+        return unpack(np.frombuffer(raw).reshape(shape), size)
+
+
+def geometry_specs(plan: Plan) -> list[Spec]:
+    """Names and shapes of the stored Grams: one upper triangle for each group (and row)."""
+    if not plan.job.method.uses_gram:
+        return []
+    specs: list[Spec] = []
+    for group in plan.groups:
+        size = len(plan.slots[group.slots[0]].sources)
+        packed = size * (size + 1) // 2
+        specs.append((group.name, "F64", (group.rows, packed) if group.rows else (packed,)))
+    return specs

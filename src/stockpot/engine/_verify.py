@@ -1,0 +1,184 @@
+"""Prove an output: layout, digests, sums, index; on request re-derive tensors from the recorded inputs."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import random
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import xxhash
+
+from stockpot import errors
+from stockpot.checkpoint import Checkpoint, open_checkpoint
+from stockpot.engine._execute import Run, execute
+from stockpot.engine._job import resolve
+from stockpot.engine._plan import Plan, make_plan, open_inputs
+from stockpot.engine._provenance import PROVENANCE, SUMS
+from stockpot.engine._records import Records
+from stockpot.engine._schedule import Task, make_tasks
+from stockpot.engine._sinks import NullSink
+from stockpot.recipe import Recipe
+
+PIECE_BYTES = 4 << 20
+DEFAULT_MEMORY = 192 << 20
+
+
+@dataclass(frozen=True)
+class VerifyResult:
+    """What was checked, and every damage found."""
+
+    out: Path
+    tensors: int
+    files: int
+    recomputed: int
+    problems: tuple[str, ...]
+
+    def record(self) -> dict[str, object]:
+        """The result as data, for ``--json``."""
+        return {
+            "out": str(self.out),
+            "tensors": self.tensors,
+            "files": self.files,
+            "recomputed": self.recomputed,
+            "problems": list(self.problems),
+        }
+
+
+def verify(out: str | Path, *, recompute: float = 0.0, progress: Callable[[int, int], None] | None = None) -> VerifyResult:
+    """Check an output of stockpot against what it says of itself.
+
+    Arguments: ``out``, a folder or one file; ``recompute``, the fraction (0 to 1) of its groups of tensors that are
+    derived anew from the recorded inputs and compared bit by bit. Returns what was checked; ``problems`` is empty if
+    all is whole. Raises CheckpointError where there is no provenance to check against, or an input is gone.
+    Cost: one read of OUT; ``recompute`` times one merge.
+    """
+    path = Path(out).expanduser()
+    if not 0.0 <= recompute <= 1.0:
+        raise errors.ParameterError("--recompute is a fraction", expected="0 to 1", got=recompute)
+    problems: list[str] = []
+    names = _check_sums(path, problems) if path.is_dir() else 0
+    try:
+        record, checkpoint = _open(path)
+    except errors.CheckpointError as error:
+        if not problems:
+            raise
+        return VerifyResult(path, 0, names, 0, (*problems, error.line()))
+    problems += _check_files(path, record)
+    problems += _check_tensors(checkpoint, record, progress)
+    count = _recompute(path, record, recompute, problems) if recompute > 0 else 0
+    return VerifyResult(path, len(checkpoint.tensors), names + len(checkpoint.files), count, tuple(problems))
+
+
+def _open(path: Path) -> tuple[Mapping[str, Any], Checkpoint]:
+    if path.is_dir():
+        place = path / PROVENANCE
+        if not place.is_file():
+            raise errors.CheckpointError("not an output of stockpot", file=str(path), expected=f"a {PROVENANCE} in it")
+        text = place.read_bytes()
+        checkpoint = open_checkpoint(path)
+    else:
+        checkpoint = open_checkpoint(path)
+        if "stockpot" not in checkpoint.metadata:
+            raise errors.CheckpointError("not an output of stockpot", file=str(path), expected="provenance in its header")
+        text = checkpoint.metadata["stockpot"].encode()
+    try:
+        record = json.loads(text)
+        record["tensors"], record["recipe"], record["inputs"]
+    except (ValueError, KeyError, TypeError) as error:
+        raise errors.CheckpointError(f"the provenance cannot be read ({error})", file=str(path)) from None
+    return record, checkpoint
+
+
+def _check_sums(path: Path, problems: list[str]) -> int:
+    """The small files against SHA256SUMS."""
+    place = path / SUMS
+    if not place.is_file():
+        problems.append(f"{SUMS}: missing")
+        return 0
+    lines = place.read_text("utf-8", errors="replace").splitlines()
+    for line in lines:
+        digest, _, name = line.partition("  ")
+        if not name or "/" in name or len(digest) != 64:
+            problems.append(f"{SUMS}: a line that cannot be read: {line[:60]!r}")
+            continue
+        file = path / name
+        if not file.is_file():
+            problems.append(f"{name}: missing")
+        elif hashlib.sha256(file.read_bytes()).hexdigest() != digest:
+            problems.append(f"{name}: its bytes are not those of {SUMS}")
+    return len(lines)
+
+
+def _check_files(path: Path, record: Mapping[str, Any]) -> Iterator[str]:
+    for file in record.get("files", []):
+        place = path / file["name"]
+        if not place.is_file():
+            yield f"{file['name']}: missing"
+            continue
+        size = place.stat().st_size
+        if size != file["bytes"]:
+            yield f"{file['name']}: {size} bytes, expected {file['bytes']}"
+        with place.open("rb") as handle:
+            head = handle.read(8)
+            text = head + handle.read(min(int.from_bytes(head, "little"), 100_000_000))
+        if xxhash.xxh3_128_hexdigest(text) != file["header_xxh3"]:
+            yield f"{file['name']}: its header is not the one written"
+
+
+def _check_tensors(
+    checkpoint: Checkpoint, record: Mapping[str, Any], progress: Callable[[int, int], None] | None
+) -> Iterator[str]:
+    total, done = checkpoint.total_bytes, 0
+    buffer = memoryview(bytearray(PIECE_BYTES))
+    for name in record["tensors"]:
+        if name not in checkpoint.tensors:
+            yield f"tensor {name}: missing"
+    for name, info in checkpoint.tensors.items():
+        if name not in record["tensors"]:
+            yield f"tensor {name}: not in the provenance"
+            continue
+        digest = xxhash.xxh3_128()
+        for start in range(0, info.nbytes, PIECE_BYTES):
+            part = buffer[: min(PIECE_BYTES, info.nbytes - start)]
+            checkpoint.read_into(info, start, part)
+            digest.update(part)
+            done += len(part)
+            if progress is not None:
+                progress(done, total)
+        if digest.hexdigest() != record["tensors"][name]["xxh3"]:
+            yield f"tensor {name} in {checkpoint.file_of(name)}: its bytes are not those written"
+
+
+def _recompute(path: Path, record: Mapping[str, Any], fraction: float, problems: list[str]) -> int:
+    """Derive a sample of the tensors anew, by the recorded recipe from the recorded inputs."""
+    job = resolve(Recipe.from_data(record["recipe"], f"{path}/{PROVENANCE}"))
+    inputs = open_inputs(job)
+    for checkpoint, said in zip(inputs.checkpoints, record["inputs"], strict=True):
+        found = [(Path(f.path).name, f.size, f.header_digest) for f in checkpoint.files]
+        if found != [(f["name"], f["bytes"], f["header_xxh3"]) for f in said["files"]]:
+            problems.append(f"input {checkpoint.ref}: not the files that were merged")
+            return 0
+    plan = make_plan(job, inputs, path, memory=DEFAULT_MEMORY, workers=None, device="cpu")
+    tasks, names = _sample(plan, fraction)
+    records = Records()
+    execute(Run(plan, tasks, NullSink(), records))
+    for name in names:
+        if records.digests[name] != record["tensors"][name]["xxh3"]:
+            problems.append(f"tensor {name}: computed anew, its bytes differ")
+    return len(names)
+
+
+def _sample(plan: Plan, fraction: float) -> tuple[list[Task], list[str]]:
+    """Tasks and tensors of a seeded sample of groups; a tensor without a group counts as one."""
+    tasks = make_tasks(plan, frozenset(), frozenset())
+    group_of = {number: f"group {place}" for place, group in enumerate(plan.groups) for number in group.slots}
+    keys = list(dict.fromkeys(group_of.get(task.slot, f"tensor {task.slot}") for task in tasks))
+    count = max(1, round(fraction * len(keys)))
+    chosen = set(random.Random(plan.key).sample(keys, count))
+    kept = [task for task in tasks if group_of.get(task.slot, f"tensor {task.slot}") in chosen]
+    # Tickets count within a group, and groups are kept whole, so that sums are added as in the merge.
+    return kept, list(dict.fromkeys(plan.slots[task.slot].name for task in kept))

@@ -1,0 +1,220 @@
+"""One worker: its buffers, and what it does for each kind of task."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from stockpot import errors
+from stockpot.checkpoint import TORCH_NAMES, TensorInfo, count, itemsize, nbytes
+from stockpot.engine._align import Slot
+from stockpot.engine._budget import ALIGNMENT, STAGE_BYTES, row_elements
+from stockpot.engine._execute import Cancelled, Run
+from stockpot.engine._schedule import Copy, Measure, Mix, Rows, Task, Whole
+from stockpot.kernels import (
+    BLOCK,
+    NonFiniteInputError,
+    OverflowedError,
+    Scratch,
+    gram_blocks,
+    gram_rows,
+    mix,
+    wide_dtype,
+)
+from stockpot.measure import Array
+
+
+class Worker:
+    """Buffers are touched once and used again: fresh memory costs more than the arithmetic."""
+
+    def __init__(self, run: Run) -> None:
+        self.run = run
+        self.plan = run.plan
+        self.device = torch.device(run.plan.budget.device)
+        self.raw = torch.empty(run.plan.budget.raw_bytes, dtype=torch.uint8)
+        self.raw_view = memoryview(self.raw.numpy())
+        self.stage = torch.empty(STAGE_BYTES, dtype=torch.uint8)
+        self.scratches: dict[torch.dtype, Scratch] = {}
+        self.allow = run.plan.job.recipe.allow_nonfinite
+
+    def do(self, task: Task) -> None:
+        """Dispatch on the kind of task."""
+        slot = self.plan.slots[task.slot]
+        try:
+            if isinstance(task, Copy):
+                self.copy(task, slot)
+            elif isinstance(task, Whole):
+                self.whole(task, slot)
+            elif isinstance(task, Measure):
+                self.measure(task, slot)
+            elif isinstance(task, Rows):
+                self.rows(task, slot)
+            else:
+                self.mix(task, slot)
+        except NonFiniteInputError as error:
+            raise self.nonfinite(slot, error, 0 if isinstance(task, Whole) else task.start) from None
+
+    def copy(self, task: Copy, slot: Slot) -> None:
+        """Copy bytes of the first source; the others must be equal to it."""
+        size = task.stop - task.start
+        first, *others = slot.sources
+        kept = self.read_bytes(first, task.start, size, 0)
+        for source in others:
+            other = self.read_bytes(source, task.start, size, 1)
+            if not torch.equal(kept, other):
+                raise errors.MismatchError(
+                    f"{TORCH_NAMES.get(slot.dtype, slot.dtype)} values differ between the models",
+                    tensor=slot.name,
+                    file=self.path(source),
+                    expected=f"those of {self.plan.inputs.checkpoints[first[0]].ref}",
+                    remedy="--mismatch first takes the first model's, --exclude leaves it as the template has it",
+                )
+        self.run.emit(task.slot, task.start, memoryview(kept.numpy()))
+        self.run.count_bytes(size * len(slot.sources), size * len(slot.sources))
+
+    def read_bytes(self, source: tuple[int, TensorInfo], start: int, size: int, place: int) -> Tensor:
+        """Bytes of a source in one half of the buffer (or in the staging memory for the second)."""
+        number, info = source
+        if info.strides is not None:
+            return self.gather(source)[start : start + size]
+        half = self.stage if place else self.raw
+        if half.numel() < size:
+            half = torch.empty(size, dtype=torch.uint8)
+        self.plan.inputs.checkpoints[number].read_into(info, start, memoryview(half[:size].numpy()))
+        return half[:size]
+
+    def gather(self, source: tuple[int, TensorInfo]) -> Tensor:
+        """The dense bytes of a strided tensor."""
+        number, info = source
+        assert info.strides is not None
+        window = torch.empty(info.nbytes, dtype=torch.uint8)
+        self.plan.inputs.checkpoints[number].read_into(info, 0, memoryview(window.numpy()))
+        typed = window.view(getattr(torch, TORCH_NAMES[info.dtype]))
+        return torch.as_strided(typed, info.shape, info.strides).contiguous().flatten().view(torch.uint8)
+
+    def load(self, slot: Slot, start: int, stop: int) -> list[Tensor]:
+        """Elements of every source, as typed 1-D views of the buffer, on the device."""
+        views = []
+        place = 0
+        for source in slot.sources:
+            number, info = source
+            item = itemsize(info.dtype)
+            size = (stop - start) * item
+            if info.strides is not None:
+                part = self.gather(source)[start * item : stop * item]
+            else:
+                self.plan.inputs.checkpoints[number].read_into(info, start * item, self.raw_view[place : place + size])
+                part = self.raw[place : place + size]
+                place += -(-size // ALIGNMENT) * ALIGNMENT
+            views.append(part.view(getattr(torch, TORCH_NAMES[info.dtype])).to(self.device))
+        return views
+
+    def scratch(self, views: Sequence[Tensor]) -> Scratch:
+        """Wide memory for these views, made at first use."""
+        dtype = wide_dtype([view.dtype for view in views])
+        found = self.scratches.get(dtype)
+        if found is None or found.wide.shape[0] < len(views):
+            found = Scratch.create(len(views), dtype, self.device)
+            self.scratches[dtype] = found
+        return found
+
+    def whole(self, task: Whole, slot: Slot) -> None:
+        """Read once; measure; solve; mix."""
+        total = count(slot.shape)
+        views = self.load(slot, 0, total)
+        grams = gram_blocks(views, self.scratch(views), self.allow)
+        gram = np.zeros(grams.shape[1:])
+        for one in grams:
+            gram = gram + one
+        group = self.plan.groups[task.group]
+        self.run.store_gram(group, 0, gram)
+        weights = self.run.solve(group, gram).weights
+        size = sum(info.size_bytes for _, info in slot.sources)
+        self.run.count_bytes(size, size // 2)
+        step = max(BLOCK, STAGE_BYTES // itemsize(slot.dtype) // BLOCK * BLOCK)
+        for start in range(0, total, step):
+            self.check_stop()
+            stop = min(start + step, total)
+            self.write_mixed(task.slot, slot, [view[start:stop] for view in views], weights, start)
+        self.run.count_bytes(0, size - size // 2)
+
+    def measure(self, task: Measure, slot: Slot) -> None:
+        """Inner products of a piece, into its group's sum."""
+        views = self.load(slot, task.start, task.stop)
+        self.run.add_gram(task, gram_blocks(views, self.scratch(views), self.allow))
+        self.count(slot, task)
+
+    def rows(self, task: Rows, slot: Slot) -> None:
+        """Rows with coefficients of their own: measure, solve, mix."""
+        columns = row_elements(slot)
+        views = self.load(slot, task.start, task.stop)
+        gram = gram_rows(views, columns, self.scratch(views), self.allow)
+        group = self.plan.groups[task.group]
+        first = task.start // columns
+        self.run.store_gram(group, first, gram)
+        weights = self.run.solve(group, gram, first).weights
+        # The inner products are journaled before the tensor: a finished tensor always has them.
+        self.run.rows_done(task.group)
+        self.write_mixed(task.slot, slot, views, weights, task.start, columns)
+        self.count(slot, task)
+
+    def mix(self, task: Mix, slot: Slot) -> None:
+        """A piece by known coefficients."""
+        views = self.load(slot, task.start, task.stop)
+        self.write_mixed(task.slot, slot, views, self.run.weights_of(task), task.start)
+        self.count(slot, task)
+
+    def write_mixed(
+        self, number: int, slot: Slot, views: Sequence[Tensor], weights: Array, start: int, columns: int = 0
+    ) -> None:
+        """Mix into the staging memory and hand it on."""
+        size = nbytes(slot.dtype, (views[0].numel(),))
+        stage = self.stage if size <= self.stage.numel() else torch.empty(size, dtype=torch.uint8)
+        kept = stage[:size]
+        out = kept.view(getattr(torch, TORCH_NAMES[slot.dtype]))
+        target = out if self.device.type == "cpu" else torch.empty_like(out, device=self.device)
+        try:
+            mix(views, weights, target, self.scratch(views), columns=columns, check_inputs=not self.allow)
+        except NonFiniteInputError as error:
+            raise self.nonfinite(slot, error, start) from None
+        except OverflowedError as error:
+            raise errors.NonFiniteError(
+                f"a finite result does not fit {TORCH_NAMES[slot.dtype]} at index {_index(slot, start + error.index)}",
+                tensor=slot.name,
+                remedy="choose a wider --dtype",
+            ) from None
+        if target is not out:
+            out.copy_(target)
+        self.run.emit(number, start * itemsize(slot.dtype), memoryview(kept.numpy()))
+
+    def count(self, slot: Slot, task: Measure | Mix | Rows) -> None:
+        """Progress of one piece."""
+        size = sum((task.stop - task.start) * itemsize(info.dtype) for _, info in slot.sources)
+        self.run.count_bytes(size, size)
+
+    def check_stop(self) -> None:
+        """Leave a long task where the run was stopped."""
+        if self.run.stop.is_set():
+            raise Cancelled
+
+    def path(self, source: tuple[int, TensorInfo]) -> str:
+        """The file of a source."""
+        number, info = source
+        checkpoint = self.plan.inputs.checkpoints[number]
+        return checkpoint.files[info.file].path if checkpoint.files else checkpoint.ref
+
+    def nonfinite(self, slot: Slot, error: NonFiniteInputError, start: int) -> errors.NonFiniteError:
+        """The error for NaN or Inf in an input, with its place."""
+        return errors.NonFiniteError(
+            f"an input is not finite at index {_index(slot, start + error.index)}",
+            tensor=slot.name,
+            file=self.path(slot.sources[error.source]),
+            remedy="leave this model out, or --allow-nonfinite passes it through",
+        )
+
+
+def _index(slot: Slot, flat: int) -> list[int]:
+    return [int(i) for i in np.unravel_index(flat, slot.shape)] if slot.shape else []

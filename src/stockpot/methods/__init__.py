@@ -1,0 +1,55 @@
+"""One file a family of methods; pure functions of Gram matrices. A new method: its file, one line here, its test.
+
+Third parties register theirs by an entry point in the group ``stockpot.methods`` that names a ``Method``.
+"""
+
+from __future__ import annotations
+
+from functools import cache
+from importlib.metadata import entry_points
+
+from stockpot import errors
+from stockpot.methods._base import Method, Mixture, Parameter, PerModel, check_value, coefficients
+from stockpot.methods._linear import linear, task_arithmetic, wise_ft
+from stockpot.methods._model_stock import model_stock
+from stockpot.methods._slerp import slerp
+
+__all__ = [
+    "Method",
+    "Mixture",
+    "Parameter",
+    "PerModel",
+    "all_methods",
+    "check_value",
+    "coefficients",
+    "get_method",
+    "linear",
+    "model_stock",
+    "slerp",
+    "task_arithmetic",
+    "wise_ft",
+]
+
+_BUILT_IN = (linear, model_stock, slerp, task_arithmetic, wise_ft)
+
+
+@cache
+def all_methods() -> dict[str, Method]:
+    """Every registered method by name: the built-in ones and those of entry points (a built-in name wins)."""
+    found: dict[str, Method] = {}
+    for point in entry_points(group="stockpot.methods"):
+        method = point.load()
+        if not isinstance(method, Method):
+            raise errors.UsageError(f"entry point {point.name} is no stockpot method", got=type(method).__name__)
+        found[method.name] = method
+    found.update({method.name: method for method in _BUILT_IN})
+    return dict(sorted(found.items()))
+
+
+def get_method(name: str) -> Method:
+    """The method of that name (``-`` and ``_`` both accepted); UnknownNameError offers the nearest."""
+    methods = all_methods()
+    method = methods.get(name.replace("-", "_"))
+    if method is None:
+        raise errors.unknown_name("method", name, methods)
+    return method

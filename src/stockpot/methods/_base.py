@@ -1,0 +1,166 @@
+"""What a method is, as data: a pure function and what the engine must know to call it.
+
+The function's signature is the method's parameter list; the command line, recipes and documentation read it here.
+"""
+
+from __future__ import annotations
+
+import inspect
+import math
+import typing
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Annotated, Any, Literal
+
+import numpy as np
+from numpy.typing import NDArray
+
+from stockpot import errors
+from stockpot.measure import GRANULARITIES, Array
+
+PER_MODEL = "one value for each model"
+PerModel = Annotated[Sequence[float], PER_MODEL]
+"""A parameter that takes one value, or a list in model order."""
+
+BaseRole = Literal["required", "member", "unused"]
+"""What ``--base`` is to a method: the anchor; one of the ingredients; or a template only."""
+
+
+@dataclass(frozen=True)
+class Mixture:
+    """What a coefficient method answers, for each group.
+
+    ``weights``: shape ``(..., K)``, of the K inputs, reference first; the output is their linear combination.
+    ``ratio``: how far from the anchor to the average, shape ``(...)``, NaN where nothing moved; None if the method has
+    none. ``clamped`` and ``fallback``: where a rule of the method stepped in.
+    """
+
+    weights: Array
+    ratio: Array | None = None
+    clamped: NDArray[np.bool_] | None = None
+    fallback: NDArray[np.bool_] | None = None
+
+
+@dataclass(frozen=True)
+class Parameter:
+    """One parameter of a method, read from its signature."""
+
+    name: str
+    kind: type
+    choices: tuple[str, ...]
+    default: object
+    per_model: bool
+    required: bool
+
+    def describe(self) -> str:
+        """Type and default in words."""
+        sort = "|".join(self.choices) if self.choices else self.kind.__name__
+        sort += " per model" if self.per_model else ""
+        return sort + (", required" if self.required else f", default {self.default}")
+
+
+@dataclass(frozen=True)
+class Method:
+    """A method of the catalogue."""
+
+    name: str
+    function: Callable[..., Mixture]
+    base: BaseRole
+    models: tuple[int, int | None]
+    uses_gram: bool
+    granularity: str | None
+    reference: str
+    recipe_required: tuple[str, ...]
+    why_models: str = ""
+
+    @property
+    def summary(self) -> str:
+        """First line of the docstring."""
+        return (inspect.getdoc(self.function) or "").splitlines()[0]
+
+    @property
+    def parameters(self) -> dict[str, Parameter]:
+        """Its parameters by public name, in order (``lambda_`` in the code is ``lambda`` for users)."""
+        hints = typing.get_type_hints(self.function, include_extras=True)
+        found = {}
+        for argument in inspect.signature(self.function).parameters.values():
+            if argument.kind is inspect.Parameter.KEYWORD_ONLY:
+                name = argument.name.rstrip("_")
+                found[name] = _parameter(name, hints[argument.name], argument.default)
+        if self.granularity is not None:
+            found["granularity"] = Parameter("granularity", str, GRANULARITIES, self.granularity, False, False)
+            found["block_regex"] = Parameter("block_regex", str, (), None, False, False)
+        return found
+
+    def __call__(self, first: Any, values: Mapping[str, object]) -> Mixture:
+        """Call the function on a Gram matrix (or a number of inputs) with checked values by public name."""
+        takes = {name.rstrip("_"): name for name in inspect.signature(self.function).parameters}
+        return self.function(first, **{takes[name]: value for name, value in values.items() if name in takes})
+
+
+def coefficients(
+    *,
+    base: BaseRole,
+    models: tuple[int, int | None],
+    reference: str,
+    granularity: str | None = None,
+    recipe_required: tuple[str, ...] = (),
+    why_models: str = "",
+) -> Callable[[Callable[..., Mixture]], Method]:
+    """Make a method of kind 1 (linear combination) from its function.
+
+    The function's first argument is named ``gram`` (inner products, reference first) or ``count`` (the number of
+    inputs, for methods that need no pass over the weights).
+    """
+
+    def make(function: Callable[..., Mixture]) -> Method:
+        first = next(iter(inspect.signature(function).parameters))
+        return Method(
+            function.__name__, function, base, models, first == "gram", granularity, reference, recipe_required, why_models
+        )
+
+    return make
+
+
+def _parameter(name: str, hint: Any, default: object) -> Parameter:
+    per_model = typing.get_origin(hint) is Annotated and PER_MODEL in typing.get_args(hint)
+    choices: tuple[str, ...] = typing.get_args(hint) if typing.get_origin(hint) is Literal else ()
+    kind = float if per_model else str if choices else hint
+    required = default is inspect.Parameter.empty
+    return Parameter(name, kind, choices, None if required else default, per_model, required)
+
+
+def check_value(method: str, parameter: Parameter, value: object, models: int) -> object:
+    """The value in its declared type, or ParameterError; a per-model parameter becomes a tuple of that length."""
+    if parameter.per_model:
+        values = list(value) if isinstance(value, list | tuple) else [value] * models
+        if len(values) != models:
+            raise errors.ParameterError(
+                f"{parameter.name} of {method} needs one value, or one for each model",
+                expected=f"{models} values",
+                got=len(values),
+            )
+        return tuple(_scalar(method, parameter, one) for one in values)
+    return _scalar(method, parameter, value)
+
+
+def _scalar(method: str, parameter: Parameter, value: object) -> object:
+    if value is None and not parameter.required and parameter.default is None:
+        return None
+    good: object = None
+    if parameter.kind is bool and isinstance(value, bool):
+        return value
+    if parameter.kind is str and isinstance(value, str):
+        good = value if not parameter.choices or value in parameter.choices else None
+    elif parameter.kind is int and type(value) is int:
+        good = value
+    elif parameter.kind is float and type(value) in (int, float) and math.isfinite(typing.cast(float, value)):
+        good = float(typing.cast(float, value))
+    if good is None:
+        close = errors.nearest(value, parameter.choices) if isinstance(value, str) and parameter.choices else None
+        raise errors.ParameterError(
+            f"{parameter.name} of {method} cannot be {value!r}",
+            expected=parameter.describe(),
+            remedy=f"did you mean {close}?" if close else None,
+        )
+    return good

@@ -1,0 +1,217 @@
+"""Recipe: what to do, as data. YAML in and out; unknown keys are refused; nothing is ever executed.
+
+The format is the one that the field writes (``merge_method``, ``models``, ``base_model``, ``parameters``, ``dtype``),
+strictly read, with our keys (``granularity``, ``policies``, ``shard_size``, ``seed``, ``allow_nonfinite``) beside it.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Hashable, Mapping
+from pathlib import Path
+from typing import Annotated, Any, Literal
+
+import yaml
+from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationError
+
+from stockpot import errors
+
+SIZE_CAP = 4 << 20
+NODES_CAP = 200_000
+LATER_KEYS = ("slices", "modules", "tokenizer", "tokenizer_source", "chat_template")
+"""Keys of the field's format that this version knows but does not serve."""
+IGNORED_PARAMETERS = ("int8_mask",)
+"""Memory switches of other tools: accepted, without effect."""
+_UNITS = {"": 1, "B": 1, "KB": 10**3, "MB": 10**6, "GB": 10**9, "TB": 10**12}
+_UNITS |= {"KIB": 1 << 10, "MIB": 1 << 20, "GIB": 1 << 30, "TIB": 1 << 40}
+
+
+def parse_size(text: object) -> int:
+    """Bytes of a size such as ``5GB`` (decimal) or ``192MiB`` (binary).
+
+    >>> parse_size("5GB"), parse_size("192MiB"), parse_size(4096)
+    (5000000000, 201326592, 4096)
+    """
+    match = re.fullmatch(r"\s*(\d+(?:\.\d+)?)\s*([A-Za-z]*)\s*", str(text))
+    if isinstance(text, bool) or match is None or match[2].upper() not in _UNITS:
+        raise errors.ParameterError("not a size", expected="a number with KB, MB, GB, MiB or GiB", got=repr(text))
+    size = int(float(match[1]) * _UNITS[match[2].upper()])
+    if size <= 0:
+        raise errors.ParameterError("a size must be above 0", got=repr(text))
+    return size
+
+
+def _plain_dtype(value: object) -> object:
+    return value.removeprefix("torch.") if isinstance(value, str) else value
+
+
+def _as_list(value: object) -> object:
+    return [value] if isinstance(value, str) else value
+
+
+Dtype = Annotated[Literal["float64", "float32", "float16", "bfloat16"], BeforeValidator(_plain_dtype)]
+Patterns = Annotated[tuple[str, ...], BeforeValidator(_as_list)]
+
+
+def _scalar(value: object) -> object:
+    if not isinstance(value, bool | int | float | str):
+        raise ValueError("must be one number, word or true/false (gradients and filters are not served by this version)")
+    return value
+
+
+Parameters = dict[str, Annotated[Any, BeforeValidator(_scalar)]]
+
+
+class _Strict(BaseModel):
+    model_config = ConfigDict(extra="forbid", frozen=True, strict=False)
+
+
+class ModelEntry(_Strict):
+    """One ingredient, with its own parameters."""
+
+    model: str
+    parameters: Parameters = Field(default_factory=dict)
+
+
+class Policies(_Strict):
+    """Which tensors take part, and what happens to those that do not correspond."""
+
+    only: Patterns = ()
+    exclude: Patterns = ()
+    rename: Patterns = ()
+    missing: Literal["error", "base", "average", "first"] = "error"
+    mismatch: Literal["error", "base", "first"] = "error"
+    template: str | None = None
+
+
+class Recipe(_Strict):
+    """One merge.
+
+    >>> recipe = Recipe.from_yaml("{merge_method: model_stock, base_model: b, models: [{model: x}, {model: y}]}")
+    >>> recipe.merge_method, [entry.model for entry in recipe.models]
+    ('model_stock', ['x', 'y'])
+    """
+
+    merge_method: str
+    models: tuple[ModelEntry, ...] = Field(min_length=1)
+    base_model: str | None = None
+    parameters: Parameters = Field(default_factory=dict)
+    dtype: Dtype | None = None
+    out_dtype: Dtype | None = None
+    granularity: str | None = None
+    policies: Policies = Field(default_factory=Policies)
+    shard_size: str | int | None = None
+    seed: int = 0
+    allow_nonfinite: bool = False
+
+    @property
+    def output_dtype(self) -> str | None:
+        """The floating dtype asked for: ``out_dtype``, else ``dtype``, else None (as the models have it)."""
+        return self.out_dtype or self.dtype
+
+    @classmethod
+    def from_yaml(cls, text: str, source: str = "recipe") -> Recipe:
+        """Read a recipe; RecipeError lists every problem. Never executes anything."""
+        return cls.from_data(_load_yaml(text, source), source)
+
+    @classmethod
+    def from_data(cls, data: object, source: str = "recipe") -> Recipe:
+        """Read a recipe from a map of plain values."""
+        if not isinstance(data, dict):
+            raise errors.RecipeError("a recipe is a map of keys to values", file=source, got=type(data).__name__)
+        problems = [f"{key} is not served by this version" for key in LATER_KEYS if key in data]
+        data = {key: value for key, value in data.items() if key not in LATER_KEYS}
+        recipe = None
+        try:
+            recipe = cls.model_validate(data)
+        except ValidationError as error:
+            found = error.errors()
+            # A tuple with a bad item is also reported as too short.
+            found = [entry for entry in found if entry["type"] != "too_short" or len(found) == 1]
+            problems += [_problem(entry) for entry in found]
+        if recipe is None or problems:
+            first, *rest = problems
+            raise errors.RecipeError(f"the recipe cannot be used: {first}", file=source, problems=rest)
+        return recipe
+
+    @classmethod
+    def from_file(cls, path: str | Path) -> Recipe:
+        """Read a recipe file."""
+        path = Path(path)
+        try:
+            if path.stat().st_size > SIZE_CAP:
+                raise errors.RecipeError("the recipe is absurdly long", file=str(path), expected=f"{SIZE_CAP} bytes")
+            text = path.read_text("utf-8")
+        except FileNotFoundError:
+            raise errors.NotFoundError("no such recipe", file=str(path)) from None
+        except UnicodeDecodeError:
+            raise errors.RecipeError("the recipe is not UTF-8 text", file=str(path)) from None
+        except OSError as error:
+            raise errors.UnreadableError(f"the recipe cannot be read ({error.strerror})", file=str(path)) from None
+        return cls.from_yaml(text, str(path))
+
+    def to_yaml(self) -> str:
+        """The recipe as YAML; reading it back gives an equal recipe."""
+        data = self.model_dump(mode="json", exclude_defaults=True)
+        return str(yaml.safe_dump(data, sort_keys=False, allow_unicode=True))
+
+
+class _Loader(yaml.SafeLoader):
+    """The safe loader, refusing a key that stands twice (the last would win in silence)."""
+
+    def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict[Hashable, Any]:
+        seen = set()
+        for key_node, _ in node.value:
+            if key_node.tag == "tag:yaml.org,2002:merge":
+                continue
+            key = self.construct_object(key_node, deep=True)
+            if key in seen:
+                raise yaml.constructor.ConstructorError(None, None, f"the key {key!r} stands twice", key_node.start_mark)
+            seen.add(key)
+        return super().construct_mapping(node, deep)
+
+
+def _load_yaml(text: str, source: str) -> object:
+    try:
+        documents = list(yaml.load_all(text, Loader=_Loader))
+    except (yaml.YAMLError, RecursionError, ValueError, TypeError) as error:
+        mark = getattr(error, "problem_mark", None)
+        where = f"line {mark.line + 1}" if mark else "it"
+        problem = getattr(error, "problem", None) or type(error).__name__
+        raise errors.RecipeError(f"the recipe is not plain YAML: {where}: {problem}", file=source) from None
+    if len(documents) != 1:
+        raise errors.RecipeError(
+            "a recipe is one YAML document", file=source, got=f"{len(documents)} documents"
+        )
+    if _count(documents[0]) > NODES_CAP:
+        raise errors.RecipeError("the recipe expands to absurdly many values", file=source, expected=NODES_CAP)
+    return documents[0]
+
+
+def _count(value: object) -> int:
+    """Values reached by walking, aliases counted as often as they are met, up to just over the cap."""
+    total, stack = 0, [value]
+    while stack and total <= NODES_CAP:
+        top = stack.pop()
+        total += 1
+        if isinstance(top, Mapping):
+            stack.extend(top.values())
+        elif isinstance(top, list | tuple):
+            stack.extend(top)
+    return total
+
+
+def _problem(entry: Any) -> str:
+    """One line for one of pydantic's findings, with the nearest known key where a key is unknown."""
+    path = entry["loc"]
+    where = ".".join(str(part) for part in path) or "recipe"
+    if entry["type"] == "extra_forbidden":
+        owner: type[BaseModel] = Policies if path[0] == "policies" else ModelEntry if path[0] == "models" else Recipe
+        known = [*owner.model_fields, *(LATER_KEYS if owner is Recipe else ())]
+        close = errors.nearest(str(path[-1]), known)
+        hint = f"did you mean {close}?" if close else f"known: {', '.join(known)}"
+        return f"unknown key {where!r}; {hint}"
+    if entry["type"] == "missing":
+        return f"the key {where!r} is missing"
+    message = entry["msg"].removeprefix("Value error, ")
+    return f"{where}: {message[:1].lower()}{message[1:]}, got {entry['input']!r}"[:300]

@@ -1,0 +1,6 @@
+"""Records -> people: sentences and tables; no arithmetic, no files."""
+
+from stockpot.report._tables import methods_table, plan_table
+from stockpot.report._text import human_bytes, merge_summary, method_page
+
+__all__ = ["human_bytes", "merge_summary", "method_page", "methods_table", "plan_table"]
