@@ -63,7 +63,7 @@ def key(name: str, scale: float) -> str:
 
 def weight_files(model: Path) -> list[Path]:
     """The safetensors files of a model folder, in order."""
-    return sorted(model.glob("*.safetensors"))
+    return sorted(path for path in model.glob("*.safetensors") if not path.name.startswith("stockpot_"))
 
 
 def tensor_bytes(out: Path) -> int:

@@ -8,13 +8,13 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
+from stockpot._version import __version__
+
 if TYPE_CHECKING:
     from stockpot._api import merge, merge_state_dicts, plan
     from stockpot.checkpoint import open_checkpoint
     from stockpot.engine import MergeResult, Plan, verify
     from stockpot.recipe import Recipe
-
-__version__ = "0.1.0"
 
 __all__ = [
     "MergeResult",

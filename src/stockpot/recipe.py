@@ -55,7 +55,9 @@ Patterns = Annotated[tuple[str, ...], BeforeValidator(_as_list)]
 
 def _scalar(value: object) -> object:
     if not isinstance(value, bool | int | float | str):
-        raise ValueError("must be one number, word or true/false (gradients and filters are not served by this version)")
+        raise ValueError(
+            "must be one number, word or true/false (gradients and filters are not served by this version)"
+        )
     return value
 
 
@@ -166,7 +168,9 @@ class _Loader(yaml.SafeLoader):
                 continue
             key = self.construct_object(key_node, deep=True)
             if key in seen:
-                raise yaml.constructor.ConstructorError(None, None, f"the key {key!r} stands twice", key_node.start_mark)
+                raise yaml.constructor.ConstructorError(
+                    None, None, f"the key {key!r} stands twice", key_node.start_mark
+                )
             seen.add(key)
         return super().construct_mapping(node, deep)
 
@@ -180,9 +184,7 @@ def _load_yaml(text: str, source: str) -> object:
         problem = getattr(error, "problem", None) or type(error).__name__
         raise errors.RecipeError(f"the recipe is not plain YAML: {where}: {problem}", file=source) from None
     if len(documents) != 1:
-        raise errors.RecipeError(
-            "a recipe is one YAML document", file=source, got=f"{len(documents)} documents"
-        )
+        raise errors.RecipeError("a recipe is one YAML document", file=source, got=f"{len(documents)} documents")
     if _count(documents[0]) > NODES_CAP:
         raise errors.RecipeError("the recipe expands to absurdly many values", file=source, expected=NODES_CAP)
     return documents[0]

@@ -30,7 +30,7 @@ class FileIdentity:
     def is_current(self) -> bool:
         """Whether the file on disk still looks like the one that was opened (its header is not read again)."""
         try:
-            found = os.stat(self.path)
+            found = Path(self.path).stat()
         except OSError:
             return False
         return (found.st_size, found.st_mtime_ns, found.st_ino) == (self.size, self.mtime_ns, self.inode)
@@ -38,7 +38,7 @@ class FileIdentity:
 
 def identity(path: Path, header_digest: str) -> FileIdentity:
     """The identity of a regular file, now."""
-    found = os.stat(path)
+    found = path.stat()
     return FileIdentity(str(path), header_digest, found.st_size, found.st_mtime_ns, found.st_ino, found.st_dev)
 
 
@@ -50,7 +50,9 @@ def require_readable(path: Path) -> int:
     except FileNotFoundError:
         raise errors.NotFoundError("no such file", file=str(path)) from None
     except PermissionError:
-        raise errors.UnreadableError("the file may not be read", file=str(path), remedy="check its permissions") from None
+        raise errors.UnreadableError(
+            "the file may not be read", file=str(path), remedy="check its permissions"
+        ) from None
     except OSError as error:
         raise errors.CheckpointError(f"the file cannot be opened ({error.strerror})", file=str(path)) from None
     if not stat.S_ISREG(found.st_mode):
@@ -70,7 +72,10 @@ class FilePool:
     def _acquire(self, file: int) -> int:
         with self._lock:
             if file not in self._open:
-                while len(self._open) >= POOL_SIZE and (idle := next((f for f in self._open if not self._busy.get(f)), None)) is not None:
+                while (
+                    len(self._open) >= POOL_SIZE
+                    and (idle := next((f for f in self._open if not self._busy.get(f)), None)) is not None
+                ):
                     os.close(self._open.pop(idle))
                 self._open[file] = os.open(self._paths[file], os.O_RDONLY | os.O_CLOEXEC)
             self._open.move_to_end(file)

@@ -143,11 +143,11 @@ def _tensor(name: str, entry: object, data_bytes: int, base: int, path: str, fil
     if not isinstance(dtype, str) or dtype not in _dtypes.BITS:
         raise errors.UnknownDtypeError("unknown dtype in the header", tensor=name, file=path, got=repr(dtype)[:40])
     if not isinstance(shape, list) or len(shape) > RANK_CAP or not all(map(_is_natural, shape)):
-        raise errors.BadShapeError(
-            "a shape must be a list of sizes >= 0", tensor=name, file=path, got=repr(shape)[:80]
-        )
+        raise errors.BadShapeError("a shape must be a list of sizes >= 0", tensor=name, file=path, got=repr(shape)[:80])
     if not isinstance(offsets, list) or len(offsets) != 2 or not all(map(_is_natural, offsets)):
-        raise errors.OffsetError("data_offsets must be two numbers >= 0", tensor=name, file=path, got=repr(offsets)[:80])
+        raise errors.OffsetError(
+            "data_offsets must be two numbers >= 0", tensor=name, file=path, got=repr(offsets)[:80]
+        )
     begin, end = offsets
     if end < begin:
         raise errors.OffsetError("data_offsets run backwards", tensor=name, file=path, got=f"[{begin}, {end}]")

@@ -188,7 +188,10 @@ def _check_shard_name(shard: str, folder: Path, index: Path) -> None:
     pure = PurePosixPath(shard)
     if pure.is_absolute() or ".." in pure.parts or not pure.parts or "\0" in shard or "\\" in shard:
         raise errors.ShardIndexError(
-            "the index names a file outside its folder", file=str(index), expected="a plain relative name", got=repr(shard)
+            "the index names a file outside its folder",
+            file=str(index),
+            expected="a plain relative name",
+            got=repr(shard),
         )
     for depth in range(1, len(pure.parts)):
         if folder.joinpath(*pure.parts[:depth]).is_symlink():
@@ -217,7 +220,10 @@ def _open_files(ref: str, root: Path, paths: Sequence[Path]) -> Checkpoint:
         for info in infos:
             if info.name in tensors:
                 raise errors.DuplicateNameError(
-                    "two shards hold the same tensor", tensor=info.name, file=str(path), got=files[tensors[info.name].file].path
+                    "two shards hold the same tensor",
+                    tensor=info.name,
+                    file=str(path),
+                    got=files[tensors[info.name].file].path,
                 )
             tensors[info.name] = info
     aliases.update({alias: kept for alias, kept in metadata.items() if kept in tensors and alias not in tensors})

@@ -12,7 +12,7 @@ import io
 import pickle
 import struct
 import zipfile
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, BinaryIO
@@ -67,7 +67,7 @@ _OPAQUE = {
     ("__builtin__", "list"),
     ("__builtin__", "dict"),
 }
-"""Globals that training scripts leave beside the weights; each becomes an object that holds nothing and does nothing."""
+"""Globals that training scripts leave beside the weights; each becomes an object that does nothing."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -150,7 +150,14 @@ def _rebuild_tensor(storage: object, offset: object, shape: object, strides: obj
 
 
 def _rebuild_tensor_v3(
-    storage: object, offset: object, shape: object, strides: object, grad: object, hooks: object, dtype: object, *_: object
+    storage: object,
+    offset: object,
+    shape: object,
+    strides: object,
+    grad: object,
+    hooks: object,
+    dtype: object,
+    *_: object,
 ) -> _Tensor:
     plain = _rebuild_tensor(storage, offset, shape, strides)
     if not isinstance(dtype, _Dtype):
@@ -168,7 +175,7 @@ def _rebuild_from_type(function: object, kind: object, args: object, *_: object)
     return function(*args)
 
 
-_REBUILDERS = {
+_REBUILDERS: Mapping[str, Callable[..., object]] = {
     "_rebuild_tensor": _rebuild_tensor,
     "_rebuild_tensor_v2": _rebuild_tensor,
     "_rebuild_tensor_v3": _rebuild_tensor_v3,
@@ -223,7 +230,9 @@ def _load(file: BinaryIO, path: str) -> Any:
         raise
     except Exception as error:  # a hostile pickle can raise nearly anything from the opcode machine
         raise errors.PickleFormatError(
-            f"the pickle cannot be read ({type(error).__name__}: {error})", file=path, remedy="copy or download it again"
+            f"the pickle cannot be read ({type(error).__name__}: {error})",
+            file=path,
+            remedy="copy or download it again",
         ) from None
 
 
@@ -262,7 +271,10 @@ def _open_zip(handle: BinaryIO, path: str) -> tuple[Any, dict[str, tuple[int, in
                 if member.filename.startswith(prefix + "data/"):
                     if member.compress_type != zipfile.ZIP_STORED:
                         raise errors.PickleFormatError("a compressed storage", file=path, tensor=member.filename)
-                    ranges[member.filename[len(prefix) + 5 :]] = (_member_offset(handle, member, path), member.file_size)
+                    ranges[member.filename[len(prefix) + 5 :]] = (
+                        _member_offset(handle, member, path),
+                        member.file_size,
+                    )
             byteorder = prefix + "byteorder"
             if byteorder in archive.namelist() and archive.read(byteorder) != b"little":
                 raise errors.PickleFormatError("the weights are big-endian", file=path, expected="little-endian")
@@ -407,9 +419,7 @@ def _info(name: str, tensor: _Tensor, ranges: Mapping[str, tuple[int, int]], fil
     begin, size = ranges[tensor.storage.key]
     dense = _is_dense(tensor.shape, tensor.strides)
     extent = (
-        elements
-        if dense
-        else 1 + sum((n - 1) * step for n, step in zip(tensor.shape, tensor.strides, strict=True))
+        elements if dense else 1 + sum((n - 1) * step for n, step in zip(tensor.shape, tensor.strides, strict=True))
     )
     if (tensor.offset + extent) * item > size or (not dense and extent > 4 * elements):
         raise errors.OffsetError(

@@ -48,7 +48,9 @@ def require_free(out: Path, inputs: Iterable[Path], overwrite: bool) -> None:
     if out.is_symlink():
         raise errors.OutputExistsError("the output is a symbolic link", file=str(out), remedy="choose another --out")
     if not overwrite:
-        raise errors.OutputExistsError("the output exists", file=str(out), remedy="choose another --out, or --overwrite")
+        raise errors.OutputExistsError(
+            "the output exists", file=str(out), remedy="choose another --out, or --overwrite"
+        )
     if not _is_ours(out):
         raise errors.OutputExistsError(
             "the output exists and was not made by stockpot: it is not replaced",
@@ -295,7 +297,9 @@ def _write_all(fd: int, data: memoryview, offset: int) -> None:
 
 
 def _write_error(error: OSError, path: Path) -> errors.RunError:
-    remedy = "free some space, then run the same command: it goes on" if error.errno == errno.ENOSPC else "check the disk"
+    remedy = (
+        "free some space, then run the same command: it goes on" if error.errno == errno.ENOSPC else "check the disk"
+    )
     return errors.RunError(f"writing failed ({error.strerror})", file=str(path), remedy=remedy)
 
 
@@ -310,18 +314,18 @@ def _sync_folder(folder: Path) -> None:
 def _replace(source: Path, out: Path) -> None:
     """Rename, exchanging with an old OUT where there is one; the old one is then removed."""
     if not out.exists():
-        os.rename(source, out)
+        source.rename(out)
         return
     if out.is_file():
-        os.replace(source, out)
+        source.replace(out)
         return
     old = out.with_name(out.name + ".old")
     if _exchange(source, out):
         shutil.rmtree(source)
         return
     shutil.rmtree(old, ignore_errors=True)
-    os.rename(out, old)
-    os.rename(source, out)
+    out.rename(old)
+    source.rename(out)
     shutil.rmtree(old)
 
 
@@ -338,4 +342,4 @@ def repair(out: Path) -> None:
     """Undo a replacement that was cut off between its two renames: OUT.old without OUT becomes OUT again."""
     old = out.with_name(out.name + ".old")
     if old.is_dir() and (old / MARK).is_file() and not out.exists():
-        os.rename(old, out)
+        old.rename(out)

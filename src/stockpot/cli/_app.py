@@ -8,15 +8,15 @@ import sys
 import traceback
 from collections.abc import Sequence
 from types import FrameType
-from typing import Annotated
+from typing import Annotated, Any
 
-import click
 import typer
 
-import stockpot
 from stockpot import errors
+from stockpot._version import __version__
 from stockpot.cli import _output
-#DEMO from stockpot.cli.demo import demo
+
+# DEMO from stockpot.cli.demo import demo
 from stockpot.cli.merge import merge
 from stockpot.cli.methods import methods
 from stockpot.cli.verify import verify
@@ -24,7 +24,6 @@ from stockpot.cli.verify import verify
 app = typer.Typer(
     name="stockpot",
     help="Turn several fine-tuned checkpoints of one base model into one better model.",
-    no_args_is_help=True,
     add_completion=False,
     pretty_exceptions_enable=False,
     context_settings={"help_option_names": ["-h", "--help"]},
@@ -32,20 +31,26 @@ app = typer.Typer(
 app.command("merge")(merge)
 app.command("verify")(verify)
 app.command("methods")(methods)
-#DEMO app.command("demo")(demo)
+# DEMO app.command("demo")(demo)
 
 
 def _print_version(asked: bool) -> None:
     if asked:
-        print(f"stockpot {stockpot.__version__}")
+        print(f"stockpot {__version__}")
         raise typer.Exit
 
 
 @app.callback()
 def root(
-    version: Annotated[bool, typer.Option("--version", callback=_print_version, is_eager=True, help="Print it.")] = False,
+    version: Annotated[
+        bool, typer.Option("--version", callback=_print_version, is_eager=True, help="Print it.")
+    ] = False,
 ) -> None:
     """Turn several fine-tuned checkpoints of one base model into one better model."""
+
+
+# typer brings click as a dependency or inside itself, by version; this base class is the same in both.
+_ClickUsageError: Any = typer.BadParameter.__mro__[1]
 
 
 class _TerminatedError(BaseException):
@@ -58,18 +63,16 @@ def _on_sigterm(number: int, frame: FrameType | None) -> None:
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run the program; returns its exit code: 0 done, 2 the user can mend it, 1 all else, 130 and 143 signals."""
-    given = list(sys.argv[1:] if arguments is None else arguments)
+    given = list(sys.argv[1:] if arguments is None else arguments) or ["--help"]
     verbose = "-v" in given or "--verbose" in given
     previous = signal.signal(signal.SIGTERM, _on_sigterm)
     try:
         return _run(given)
     except errors.StockpotError as error:
         failure = error
-    except click.exceptions.UsageError as error:
+    except _ClickUsageError as error:
         failure = errors.UsageError(error.format_message().rstrip("."), remedy=_help_hint(error))
-    except click.ClickException as error:
-        failure = errors.UsageError(error.format_message())
-    except (KeyboardInterrupt, click.exceptions.Abort):
+    except (KeyboardInterrupt, typer.Abort):
         failure = errors.Stopped("stopped", exit_code=130, remedy="the same command goes on from here")
     except _TerminatedError:
         failure = errors.Stopped("terminated", exit_code=143, remedy="the same command goes on from here")
@@ -85,7 +88,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
         signal.signal(signal.SIGTERM, previous)
     if verbose:
         traceback.print_exception(failure)
-    _output.print_error(failure, command=next((word for word in given if not word.startswith("-")), ""), json="--json" in given)
+    _output.print_error(
+        failure, command=next((word for word in given if not word.startswith("-")), ""), json="--json" in given
+    )
     return failure.exit_code
 
 
@@ -94,6 +99,6 @@ def _run(arguments: list[str]) -> int:
     return result if isinstance(result, int) else 0
 
 
-def _help_hint(error: click.exceptions.UsageError) -> str:
+def _help_hint(error: Any) -> str:
     path = error.ctx.command_path if error.ctx is not None else "stockpot"
     return f"see {path} --help"

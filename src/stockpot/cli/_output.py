@@ -8,8 +8,8 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any
 
-import stockpot
 from stockpot import errors
+from stockpot._version import __version__
 
 if TYPE_CHECKING:
     from rich.console import RenderableType
@@ -25,7 +25,13 @@ def print_error(error: errors.StockpotError, *, command: str, json: bool) -> Non
 
 def print_object(command: str, status: str, warnings: Sequence[str], content: Mapping[str, Any]) -> None:
     """The one object of ``--json``."""
-    record = {"stockpot": stockpot.__version__, "command": command, "status": status, "warnings": list(warnings), **content}
+    record = {
+        "stockpot": __version__,
+        "command": command,
+        "status": status,
+        "warnings": list(warnings),
+        **content,
+    }
     print(jsonlib.dumps(record, ensure_ascii=False, allow_nan=False))
 
 

@@ -24,7 +24,9 @@ def recipe_from_arguments(
         return build_recipe(method, base=base, models=models, parameters=parameters, **given), False
     if len(models) != 1 or not models[0].endswith((".yaml", ".yml")):
         raise errors.UsageError(
-            "neither a method nor a recipe", expected="--method NAME with models, or one RECIPE.yaml", got=" ".join(models[:3])
+            "neither a method nor a recipe",
+            expected="--method NAME with models, or one RECIPE.yaml",
+            got=" ".join(models[:3]),
         )
     if base is not None:
         raise errors.UsageError("--base does not go with a recipe", remedy="write base_model into the recipe")

@@ -14,7 +14,9 @@ Quiet = Annotated[bool, typer.Option("--quiet", "-q", help="No messages, no prog
 
 
 def merge(
-    models: Annotated[list[str], typer.Argument(metavar="RECIPE.yaml | FT1 FT2 ...", help="A recipe, or the fine-tunes.")],
+    models: Annotated[
+        list[str], typer.Argument(metavar="RECIPE.yaml | FT1 FT2 ...", help="A recipe, or the fine-tunes.")
+    ],
     out: Annotated[Path, typer.Option("--out", help="Folder to write, or one .safetensors or .pt file.")],
     method: Annotated[str | None, typer.Option("--method", help="Method, see: stockpot methods.")] = None,
     base: Annotated[str | None, typer.Option("--base", help="The checkpoint that all were fine-tuned from.")] = None,
@@ -42,7 +44,8 @@ def merge(
         typer.Option("--rename", metavar="[base:|N:]REGEX=REPL", help="Rename tensors of one or all inputs."),
     ] = None,
     missing: Annotated[
-        str | None, typer.Option("--missing", metavar="error|base|average|first", help="A tensor that some input lacks.")
+        str | None,
+        typer.Option("--missing", metavar="error|base|average|first", help="A tensor that some input lacks."),
     ] = None,
     mismatch: Annotated[
         str | None, typer.Option("--mismatch", metavar="error|base|first", help="A tensor whose shapes differ.")
@@ -61,7 +64,8 @@ def merge(
 ) -> None:
     """Merge checkpoints into one.
 
-    Either `stockpot merge RECIPE.yaml --out OUT`, or `stockpot merge --method model_stock --base BASE FT1 FT2 --out OUT`.
+    Either `stockpot merge RECIPE.yaml --out OUT`,
+    or `stockpot merge --method model_stock --base BASE FT1 FT2 --out OUT`.
     """
     from stockpot import _api
     from stockpot.cli._recipe import recipe_from_arguments

@@ -135,7 +135,10 @@ def _renamed(job: Job, inputs: Inputs) -> list[dict[str, TensorInfo]]:
                     new = changed
             if new in view or not new:
                 raise errors.UsageError(
-                    "--rename gives two tensors one name", tensor=new, file=checkpoint.ref, got=f"{name} and {view[new].name}" if new else name
+                    "--rename gives two tensors one name",
+                    tensor=new,
+                    file=checkpoint.ref,
+                    got=f"{name} and {view[new].name}" if new else name,
                 )
             view[new] = info
         views.append(view)
@@ -148,7 +151,7 @@ def _renamed(job: Job, inputs: Inputs) -> list[dict[str, TensorInfo]]:
 def _tied_views(
     views: list[dict[str, TensorInfo]], inputs: Inputs
 ) -> tuple[list[dict[str, TensorInfo]], dict[str, str], bool]:
-    """Add aliases to each view; pairs tied everywhere stay aliases of the output, others become tensors of their own."""
+    """Add aliases to each view; pairs tied everywhere stay aliases, others become tensors of their own."""
     lookups: list[dict[str, TensorInfo]] = []
     pairs: dict[str, str] = {}
     for view, checkpoint in zip(views, inputs.checkpoints, strict=True):
@@ -174,9 +177,7 @@ def _tied_views(
     return lookups, aliases, untied
 
 
-def _output_names(
-    job: Job, inputs: Inputs, views: Sequence[View], aliases: Mapping[str, str]
-) -> list[str]:
+def _output_names(job: Job, inputs: Inputs, views: Sequence[View], aliases: Mapping[str, str]) -> list[str]:
     names = dict.fromkeys(name for number in inputs.models for name in views[number] if name not in aliases)
     if inputs.has_base and job.anchored:
         names.update(dict.fromkeys(name for name in views[0] if name not in aliases))
@@ -188,7 +189,9 @@ def _selection(job: Job, names: Sequence[str]) -> set[str]:
     for option, patterns in (("--only", policies.only), ("--exclude", policies.exclude)):
         for pattern in patterns:
             if not any(re.search(pattern, name) for name in names):
-                raise errors.UsageError(f"{option} {pattern!r} matches no tensor", remedy="check the names with --dry-run --json")
+                raise errors.UsageError(
+                    f"{option} {pattern!r} matches no tensor", remedy="check the names with --dry-run --json"
+                )
     return {
         name
         for name in names
@@ -197,9 +200,7 @@ def _selection(job: Job, names: Sequence[str]) -> set[str]:
     }
 
 
-def _template(
-    job: Job, inputs: Inputs, views: Sequence[View], output: Mapping[str, tuple[int, ...] | None]
-) -> int:
+def _template(job: Job, inputs: Inputs, views: Sequence[View], output: Mapping[str, tuple[int, ...] | None]) -> int:
     """The first of (models, base) whose names and shapes are the output's; ``--template`` overrides."""
     order = [*inputs.models, *([0] if inputs.has_base else [])]
     asked = job.recipe.policies.template
@@ -207,7 +208,8 @@ def _template(
         if asked == "base" and inputs.has_base:
             return 0
         if asked.isdigit() and 1 <= int(asked) <= len(inputs.models):
-            return inputs.models[int(asked) - 1]
+            chosen: int = inputs.models[int(asked) - 1]
+            return chosen
         raise errors.UsageError("--template names no input", expected=f"base, or 1 to {len(inputs.models)}", got=asked)
 
     def fits(view: View) -> bool:
@@ -220,9 +222,7 @@ def _template(
     return (exact or fitting or order)[0]
 
 
-def _copied(
-    name: str, inputs: Inputs, views: Sequence[View], template: int, decisions: list[Decision]
-) -> Slot:
+def _copied(name: str, inputs: Inputs, views: Sequence[View], template: int, decisions: list[Decision]) -> Slot:
     order = [template, *([0] if inputs.has_base else []), *inputs.models]
     number = next(number for number in order if name in views[number])
     info = views[number][name]
@@ -311,7 +311,9 @@ def _taken(
 ) -> Slot:
     """One input's tensor, unmerged (still converted where a dtype was asked for)."""
     if who == "base" and not (inputs.has_base and 0 in infos):
-        raise errors.MismatchError("the base has no such tensor to fall back on", tensor=name, remedy=f"--{policy} first")
+        raise errors.MismatchError(
+            "the base has no such tensor to fall back on", tensor=name, remedy=f"--{policy} first"
+        )
     number = 0 if who == "base" else next(n for n in inputs.models if n in infos)
     info = infos[number]
     decisions.append(Decision(name, policy, who))
@@ -322,7 +324,7 @@ def _taken(
 def _unmergeable(
     job: Job, inputs: Inputs, name: str, infos: Mapping[int, TensorInfo], decisions: list[Decision]
 ) -> Slot:
-    """Integers, bools, FP8 and packed tensors: equal over the models, or refused; a 0-d counter is the first model's."""
+    """Integers, bools, FP8, packed: equal over the models, or refused; a 0-d counter is the first model's."""
     of_models = [(number, infos[number]) for number in inputs.models]
     number, info = of_models[0]
     if info.shape == () and info.dtype in ("I64", "I32", "I16", "U64", "U32"):
@@ -350,7 +352,7 @@ def _require_shapes(job: Job, inputs: Inputs, name: str, infos: Mapping[int, Ten
                 file=inputs.checkpoints[number].files[info.file].path if inputs.checkpoints[number].files else None,
                 expected=f"{list(infos[first].shape)} as in {inputs.checkpoints[first].ref}",
                 got=f"{list(info.shape)}",
-                remedy="--mismatch base or --mismatch first takes it unmerged, --exclude leaves it as the template has it",
+                remedy="--mismatch base|first takes it unmerged, --exclude leaves it as the template has it",
             )
 
 
@@ -373,12 +375,15 @@ def _dtype_notes(job: Job, inputs: Inputs, slots: Sequence[Slot]) -> list[str]:
     notes = []
     mixed = [slot for slot in slots if slot.action == "merge" and len(set(_dtypes(slot, inputs))) > 1]
     if mixed and job.dtype is None:
-        notes.append(f"{len(mixed)} tensors differ in dtype between the models: the widest is written, {mixed[0].dtype} for {mixed[0].name}")
+        notes.append(
+            f"{len(mixed)} tensors differ in dtype between the models: the widest is written, "
+            f"{mixed[0].dtype} for {mixed[0].name}"
+        )
     narrow = [slot for slot in slots if slot.action == "merge" and job.anchored and _is_narrower(slot, inputs)]
     if narrow:
         notes.append(
-            f"the base is stored narrower than the models ({narrow[0].sources[0][1].dtype}, {len(narrow)} tensors): its rounding is common "
-            "to all task vectors and raises their cosines"
+            f"the base is stored narrower than the models ({narrow[0].sources[0][1].dtype}, {len(narrow)} tensors): "
+            "its rounding is common to all task vectors and raises their cosines"
         )
     return notes
 

@@ -74,7 +74,11 @@ def _normalize(recipe: Recipe, method: Method, from_file: bool) -> tuple[Recipe,
     """Take foreign and misplaced parameters out; say so once each."""
     warnings: list[str] = []
     known = method.parameters
-    elsewhere = {name for other in all_methods().values() for name in other.parameters} | {"density", "gamma", "epsilon"}
+    elsewhere = {name for other in all_methods().values() for name in other.parameters} | {
+        "density",
+        "gamma",
+        "epsilon",
+    }
     granularity = recipe.granularity
 
     def keep(parameters: Mapping[str, Any], where: str) -> dict[str, Any]:
@@ -139,7 +143,8 @@ def _roles(recipe: Recipe, method: Method) -> tuple[list[ModelEntry], str | None
     if len(entries) < least or (most is not None and len(entries) > most):
         wanted = f"{least} or more" if most is None else str(least) if least == most else f"{least} to {most}"
         raise errors.MethodError(
-            f"{method.name} cannot work on this number of models" + (f": {method.why_models}" if method.why_models else ""),
+            f"{method.name} cannot work on this number of models"
+            + (f": {method.why_models}" if method.why_models else ""),
             expected=f"{wanted} beside the base" if method.base == "required" else wanted,
             got=len(entries),
         )

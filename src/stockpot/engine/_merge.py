@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-import datetime
+import datetime as dt
 import json
 import resource
 import time
@@ -73,7 +73,7 @@ def check_output(plan: Plan, *, overwrite: bool) -> None:
 
 def write(plan: Plan, *, overwrite: bool = False, resume: bool = True, progress: Progress | None = None) -> MergeResult:
     """Carry out a plan: OUT is written whole or not at all; an interrupted run of the same job is continued."""
-    started = datetime.datetime.now(datetime.timezone.utc).isoformat(timespec="seconds")
+    started = dt.datetime.now(dt.timezone.utc).isoformat(timespec="seconds")
     clock = time.perf_counter()
     check_output(plan, overwrite=overwrite)
     staging = Staging(plan.out, plan.key, resume=resume, overwrite=overwrite)

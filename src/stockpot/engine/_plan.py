@@ -10,8 +10,8 @@ from pathlib import Path
 
 import xxhash
 
-import stockpot
 from stockpot import errors
+from stockpot._version import __version__
 from stockpot.checkpoint import Layout, Source, nbytes, open_checkpoint, plan_layout
 from stockpot.engine._align import Alignment, Inputs, Slot, align
 from stockpot.engine._budget import Budget, fit
@@ -80,7 +80,7 @@ class Plan:
             "files": [(file.name, file.size) for file in self.layout.files],
             "one_file": self.is_one_file,
             "device": self.budget.device.split(":")[0],
-            "versions": [stockpot.__version__, importlib.metadata.version("torch")],
+            "versions": [__version__, importlib.metadata.version("torch")],
         }
         return str(xxhash.xxh3_128_hexdigest(json.dumps(content, sort_keys=True).encode()))
 
@@ -213,7 +213,15 @@ def source_bytes(slot: Slot) -> int:
 
 def disk_needed(plan: Plan) -> int:
     """Bytes that must be free: the weights, what else is written, and a margin."""
-    side = sum(path.stat().st_size for path in plan.template.folder.iterdir() if path.is_file() and path.suffix in (".json", ".txt", ".model", ".py")) if plan.template.folder and not plan.is_one_file else 0
+    side = (
+        sum(
+            path.stat().st_size
+            for path in plan.template.folder.iterdir()
+            if path.is_file() and path.suffix in (".json", ".txt", ".model", ".py")
+        )
+        if plan.template.folder and not plan.is_one_file
+        else 0
+    )
     grams = 8 * sum(max(group.rows, 1) for group in plan.groups) * (len(plan.job.models) + 2) ** 2 // 2
     records = 600 * len(plan.slots)
     return plan.bytes_written + side + (grams if plan.job.method.uses_gram else 0) + records + (1 << 20)

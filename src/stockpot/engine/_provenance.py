@@ -12,7 +12,7 @@ from typing import Any
 
 import xxhash
 
-import stockpot
+from stockpot._version import __version__
 from stockpot.checkpoint import TORCH_NAMES, is_weight_file
 from stockpot.engine._plan import Plan
 from stockpot.engine._records import Records, summarize
@@ -32,7 +32,7 @@ def provenance(plan: Plan, records: Records) -> dict[str, Any]:
     ratio = summarize(records.groups)
     slots = {slot.name: slot for slot in plan.slots}
     return {
-        "stockpot": stockpot.__version__,
+        "stockpot": __version__,
         "torch": importlib.metadata.version("torch"),
         "device": plan.budget.device.split(":")[0],
         "recipe": plan.job.recipe.model_dump(mode="json"),
@@ -49,9 +49,7 @@ def provenance(plan: Plan, records: Records) -> dict[str, Any]:
         ],
         "template": plan.template.ref,
         "ratio": ratio.data() if ratio else None,
-        "decisions": [
-            {"tensor": d.tensor, "policy": d.policy, "action": d.action} for d in plan.alignment.decisions
-        ],
+        "decisions": [{"tensor": d.tensor, "policy": d.policy, "action": d.action} for d in plan.alignment.decisions],
         "files": [
             {"name": file.name, "bytes": file.size, "header_xxh3": xxhash.xxh3_128_hexdigest(file.header)}
             for file in ([] if plan.is_one_file else plan.layout.files)
@@ -89,18 +87,13 @@ def side_files(plan: Plan) -> dict[str, Path]:
     folder = plan.template.folder
     if folder is None or plan.is_one_file:
         return {}
-    return {
-        entry.name: entry
-        for entry in sorted(folder.iterdir())
-        if entry.is_file() and _is_side_file(entry.name)
-    }
+    return {entry.name: entry for entry in sorted(folder.iterdir()) if entry.is_file() and _is_side_file(entry.name)}
 
 
 def _is_side_file(name: str) -> bool:
     return not (
-        name.startswith(".")
+        name.startswith((".", "checkpoint-"))
         or name in OURS
-        or name.startswith("checkpoint-")
         or is_weight_file(name)
         or any(word in name.lower() for word in _SKIPPED_WORDS)
         or name.lower().startswith(("readme", "training_args"))
@@ -121,7 +114,7 @@ def differing_side_files(plan: Plan) -> list[str]:
 
 
 def adapted_config(content: bytes, dtypes: set[str], untied: bool) -> bytes:
-    """``config.json`` with the output's dtype, and untied where the output is; unchanged bytes where nothing changes."""
+    """``config.json`` with the output's dtype, and untied where the output is; else unchanged bytes."""
     try:
         config = json.loads(content)
     except ValueError:
@@ -150,7 +143,9 @@ def _set_dtype(config: dict[str, Any], dtype: str) -> bool:
 
 def sums(contents: Mapping[str, bytes]) -> bytes:
     """``sha256sum -c`` format for the small files."""
-    return "".join(f"{hashlib.sha256(content).hexdigest()}  {name}\n" for name, content in sorted(contents.items())).encode()
+    return "".join(
+        f"{hashlib.sha256(content).hexdigest()}  {name}\n" for name, content in sorted(contents.items())
+    ).encode()
 
 
 def model_card(plan: Plan, records: Records) -> bytes:
@@ -163,7 +158,7 @@ def model_card(plan: Plan, records: Records) -> bytes:
     if plan.template.config.get("model_type"):
         lines.append("library_name: transformers")
     lines += ["tags:", "- merge", "- stockpot", "---", "", f"# {plan.out.name}", ""]
-    lines.append(f"Merged by stockpot {stockpot.__version__}, method `{job.method.name}`: {job.method.summary}")
+    lines.append(f"Merged by stockpot {__version__}, method `{job.method.name}`: {job.method.summary}")
     lines += ["", "| input | role |", "|---|---|"]
     for number, checkpoint in enumerate(plan.inputs.checkpoints):
         lines.append(f"| `{checkpoint.ref}` | {'base' if plan.inputs.has_base and number == 0 else 'model'} |")

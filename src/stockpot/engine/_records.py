@@ -57,7 +57,12 @@ class Records:
         """The coefficients of a whole group."""
         ratio = None if mixture.ratio is None or np.isnan(mixture.ratio) else float(mixture.ratio)
         record = GroupRecord(
-            tuple(float(weight) for weight in mixture.weights), ratio, _hits(mixture.clamped), _hits(mixture.fallback), 0, None
+            tuple(float(weight) for weight in mixture.weights),
+            ratio,
+            _hits(mixture.clamped),
+            _hits(mixture.fallback),
+            0,
+            None,
         )
         with self._lock:
             self.groups[group.name] = record

@@ -84,7 +84,9 @@ def make_tasks(plan: Plan, done: frozenset[str], measured: frozenset[str]) -> li
     fixed = [n for n, slot in enumerate(slots) if slot.action == "mix" and n not in copied]
     for number in fixed:
         if slots[number].name not in done:
-            tasks += [Mix(number, -1, a, b) for a, b in _pieces(count(slots[number].shape), _piece(plan, slots[number]))]
+            tasks += [
+                Mix(number, -1, a, b) for a, b in _pieces(count(slots[number].shape), _piece(plan, slots[number]))
+            ]
     for place, group in enumerate(plan.groups):
         tasks += _group_tasks(plan, place, group, done, group.name in measured)
     return tasks

@@ -6,8 +6,7 @@ from typing import Protocol
 
 import numpy as np
 
-from stockpot.checkpoint import Staging
-from stockpot.checkpoint import OutFile, Spec
+from stockpot.checkpoint import OutFile, Spec, Staging
 from stockpot.engine._align import Slot
 from stockpot.engine._plan import Group, Plan
 from stockpot.measure import Array, pack, unpack

@@ -48,7 +48,9 @@ class VerifyResult:
         }
 
 
-def verify(out: str | Path, *, recompute: float = 0.0, progress: Callable[[int, int], None] | None = None) -> VerifyResult:
+def verify(
+    out: str | Path, *, recompute: float = 0.0, progress: Callable[[int, int], None] | None = None
+) -> VerifyResult:
     """Check an output of stockpot against what it says of itself.
 
     Arguments: ``out``, a folder or one file; ``recompute``, the fraction (0 to 1) of its groups of tensors that are
@@ -83,7 +85,9 @@ def _open(path: Path) -> tuple[Mapping[str, Any], Checkpoint]:
     else:
         checkpoint = open_checkpoint(path)
         if "stockpot" not in checkpoint.metadata:
-            raise errors.CheckpointError("not an output of stockpot", file=str(path), expected="provenance in its header")
+            raise errors.CheckpointError(
+                "not an output of stockpot", file=str(path), expected="provenance in its header"
+            )
         text = checkpoint.metadata["stockpot"].encode()
     try:
         record = json.loads(text)
@@ -166,9 +170,11 @@ def _recompute(path: Path, record: Mapping[str, Any], fraction: float, problems:
     tasks, names = _sample(plan, fraction)
     records = Records()
     execute(Run(plan, tasks, NullSink(), records))
-    for name in names:
-        if records.digests[name] != record["tensors"][name]["xxh3"]:
-            problems.append(f"tensor {name}: computed anew, its bytes differ")
+    problems += [
+        f"tensor {name}: computed anew, its bytes differ"
+        for name in names
+        if records.digests[name] != record["tensors"][name]["xxh3"]
+    ]
     return len(names)
 
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from typing import Any
 
 import numpy as np
 import torch
@@ -19,6 +19,8 @@ from stockpot.kernels import (
     NonFiniteInputError,
     OverflowedError,
     Scratch,
+    Views,
+    cut,
     gram_blocks,
     gram_rows,
     mix,
@@ -35,7 +37,7 @@ class Worker:
         self.plan = run.plan
         self.device = torch.device(run.plan.budget.device)
         self.raw = torch.empty(run.plan.budget.raw_bytes, dtype=torch.uint8)
-        self.raw_view = memoryview(self.raw.numpy())
+        self.raw_view = byte_view(self.raw)
         self.stage = torch.empty(STAGE_BYTES, dtype=torch.uint8)
         self.scratches: dict[torch.dtype, Scratch] = {}
         self.allow = run.plan.job.recipe.allow_nonfinite
@@ -72,7 +74,7 @@ class Worker:
                     expected=f"those of {self.plan.inputs.checkpoints[first[0]].ref}",
                     remedy="--mismatch first takes the first model's, --exclude leaves it as the template has it",
                 )
-        self.run.emit(task.slot, task.start, memoryview(kept.numpy()))
+        self.run.emit(task.slot, task.start, byte_view(kept))
         self.run.count_bytes(size * len(slot.sources), size * len(slot.sources))
 
     def read_bytes(self, source: tuple[int, TensorInfo], start: int, size: int, place: int) -> Tensor:
@@ -83,7 +85,7 @@ class Worker:
         half = self.stage if place else self.raw
         if half.numel() < size:
             half = torch.empty(size, dtype=torch.uint8)
-        self.plan.inputs.checkpoints[number].read_into(info, start, memoryview(half[:size].numpy()))
+        self.plan.inputs.checkpoints[number].read_into(info, start, byte_view(half[:size]))
         return half[:size]
 
     def gather(self, source: tuple[int, TensorInfo]) -> Tensor:
@@ -91,30 +93,39 @@ class Worker:
         number, info = source
         assert info.strides is not None
         window = torch.empty(info.nbytes, dtype=torch.uint8)
-        self.plan.inputs.checkpoints[number].read_into(info, 0, memoryview(window.numpy()))
+        self.plan.inputs.checkpoints[number].read_into(info, 0, byte_view(window))
         typed = window.view(getattr(torch, TORCH_NAMES[info.dtype]))
         return torch.as_strided(typed, info.shape, info.strides).contiguous().flatten().view(torch.uint8)
 
-    def load(self, slot: Slot, start: int, stop: int) -> list[Tensor]:
-        """Elements of every source, as typed 1-D views of the buffer, on the device."""
+    def load(self, slot: Slot, start: int, stop: int) -> Views:
+        """Elements of every source on the device: rows of one tensor where all have one dtype, else typed views."""
+        count = stop - start
+        if len({info.dtype for _, info in slot.sources}) == 1 and all(info.strides is None for _, info in slot.sources):
+            item = itemsize(slot.sources[0][1].dtype)
+            stride = -(-count * item // ALIGNMENT) * ALIGNMENT
+            for row, (number, info) in enumerate(slot.sources):
+                part = self.raw_view[row * stride : row * stride + count * item]
+                self.plan.inputs.checkpoints[number].read_into(info, start * item, part)
+            rows = self.raw[: len(slot.sources) * stride].view(getattr(torch, TORCH_NAMES[slot.sources[0][1].dtype]))
+            return rows.view(len(slot.sources), -1)[:, :count].to(self.device)
         views = []
         place = 0
         for source in slot.sources:
             number, info = source
             item = itemsize(info.dtype)
-            size = (stop - start) * item
+            size = count * item
             if info.strides is not None:
-                part = self.gather(source)[start * item : stop * item]
+                part_bytes = self.gather(source)[start * item : stop * item]
             else:
                 self.plan.inputs.checkpoints[number].read_into(info, start * item, self.raw_view[place : place + size])
-                part = self.raw[place : place + size]
+                part_bytes = self.raw[place : place + size]
                 place += -(-size // ALIGNMENT) * ALIGNMENT
-            views.append(part.view(getattr(torch, TORCH_NAMES[info.dtype])).to(self.device))
+            views.append(part_bytes.view(getattr(torch, TORCH_NAMES[info.dtype])).to(self.device))
         return views
 
-    def scratch(self, views: Sequence[Tensor]) -> Scratch:
+    def scratch(self, views: Views) -> Scratch:
         """Wide memory for these views, made at first use."""
-        dtype = wide_dtype([view.dtype for view in views])
+        dtype = wide_dtype([views.dtype] if isinstance(views, Tensor) else [view.dtype for view in views])
         found = self.scratches.get(dtype)
         if found is None or found.wide.shape[0] < len(views):
             found = Scratch.create(len(views), dtype, self.device)
@@ -138,7 +149,7 @@ class Worker:
         for start in range(0, total, step):
             self.check_stop()
             stop = min(start + step, total)
-            self.write_mixed(task.slot, slot, [view[start:stop] for view in views], weights, start)
+            self.write_mixed(task.slot, slot, cut(views, start, stop), weights, start)
         self.run.count_bytes(0, size - size // 2)
 
     def measure(self, task: Measure, slot: Slot) -> None:
@@ -167,9 +178,7 @@ class Worker:
         self.write_mixed(task.slot, slot, views, self.run.weights_of(task), task.start)
         self.count(slot, task)
 
-    def write_mixed(
-        self, number: int, slot: Slot, views: Sequence[Tensor], weights: Array, start: int, columns: int = 0
-    ) -> None:
+    def write_mixed(self, number: int, slot: Slot, views: Views, weights: Array, start: int, columns: int = 0) -> None:
         """Mix into the staging memory and hand it on."""
         size = nbytes(slot.dtype, (views[0].numel(),))
         stage = self.stage if size <= self.stage.numel() else torch.empty(size, dtype=torch.uint8)
@@ -177,7 +186,7 @@ class Worker:
         out = kept.view(getattr(torch, TORCH_NAMES[slot.dtype]))
         target = out if self.device.type == "cpu" else torch.empty_like(out, device=self.device)
         try:
-            mix(views, weights, target, self.scratch(views), columns=columns, check_inputs=not self.allow)
+            mix(views, weights, target, self.scratch(views), columns=columns, check=not self.allow)
         except NonFiniteInputError as error:
             raise self.nonfinite(slot, error, start) from None
         except OverflowedError as error:
@@ -188,7 +197,7 @@ class Worker:
             ) from None
         if target is not out:
             out.copy_(target)
-        self.run.emit(number, start * itemsize(slot.dtype), memoryview(kept.numpy()))
+        self.run.emit(number, start * itemsize(slot.dtype), byte_view(kept))
 
     def count(self, slot: Slot, task: Measure | Mix | Rows) -> None:
         """Progress of one piece."""
@@ -218,3 +227,9 @@ class Worker:
 
 def _index(slot: Slot, flat: int) -> list[int]:
     return [int(i) for i in np.unravel_index(flat, slot.shape)] if slot.shape else []
+
+
+def byte_view(tensor: Tensor) -> memoryview:
+    """The memory of a CPU tensor of bytes."""
+    array: Any = tensor.numpy()
+    return memoryview(array)

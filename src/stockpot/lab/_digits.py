@@ -12,7 +12,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from stockpot.errors import MissingExtraError
+from stockpot.errors import MissingExtraError, ParameterError
 from stockpot.lab._random import stream, uniform
 
 SIDE = 8
@@ -48,7 +48,7 @@ class Split:
 def load_digits() -> Examples:
     """The 1,797 handwritten digits that scikit-learn ships (UCI's optical recognition set, its test part).
 
-    Raises `MissingExtraError` where scikit-learn is not installed.
+    Raises ``MissingExtraError`` where scikit-learn is not installed.
     """
     try:
         datasets = importlib.import_module("sklearn.datasets")
@@ -60,11 +60,12 @@ def load_digits() -> Examples:
 
 
 def split(digits: Examples, *, train_count: int, seed: int) -> Split:
-    """Set `TEST_COUNT` digits apart, always the same, and draw the training digits from the others.
+    """Set ``TEST_COUNT`` digits apart, always the same, and draw the training digits from the others.
 
-    The training digits are drawn evenly: each class has `train_count // 10` of them, so `train_count` is a multiple
-    of ten.
+    The training digits are drawn evenly, ````train_count / 10```` of each class: at least ten and at most 500, in tens.
     """
+    if train_count % 10 or not 10 <= train_count <= 500:
+        raise ParameterError("training digits", expected="10 to 500, in tens", got=train_count)
     order = torch.randperm(len(digits), generator=stream(_SPLIT_KEY, "split"))
     test, pool = order[:TEST_COUNT], order[TEST_COUNT:]
     pool = pool[torch.randperm(len(pool), generator=stream(seed, "training digits"))]
@@ -92,9 +93,14 @@ def jittered(images: Tensor, generator: torch.Generator) -> Tensor:
     return warped(images, torch.stack(rows, 1).reshape(-1, 2, 3))
 
 
+def blurred(images: Tensor) -> Tensor:
+    """Pictures under a binomial filter of 3 x 3."""
+    line = torch.tensor([1.0, 2.0, 1.0]) / 4
+    return F.conv2d(images, torch.outer(line, line).reshape(1, 1, 3, 3), padding=1)
+
+
 def _turned(images: Tensor, generator: torch.Generator) -> Tensor:
-    sign = _signs(len(images), generator)
-    angle = sign * math.radians(25)
+    angle = math.radians(25) * _signs(len(images), generator)
     zero = torch.zeros_like(angle)
     rows = [angle.cos(), -angle.sin(), zero, angle.sin(), angle.cos(), zero]
     return warped(images, torch.stack(rows, 1).reshape(-1, 2, 3))
@@ -110,12 +116,11 @@ def _noisy(images: Tensor, generator: torch.Generator) -> Tensor:
     return (images + 0.25 * INK * torch.randn(images.shape, generator=generator)).clamp(0, INK)
 
 
-def _blurred(images: Tensor, generator: torch.Generator) -> Tensor:
-    line = torch.tensor([1.0, 2.0, 1.0]) / 4
-    return F.conv2d(images, torch.outer(line, line).reshape(1, 1, 3, 3), padding=1)
+def _blurred(images: Tensor, _generator: torch.Generator) -> Tensor:
+    return blurred(images)
 
 
-def _faded(images: Tensor, generator: torch.Generator) -> Tensor:
+def _faded(images: Tensor, _generator: torch.Generator) -> Tensor:
     return 0.35 * images + 0.3 * INK
 
 
@@ -146,7 +151,7 @@ SHIFTS: Mapping[str, Callable[[Tensor, torch.Generator], Tensor]] = MappingProxy
 
 
 def shifted(examples: Examples, *, seed: int) -> dict[str, Examples]:
-    """The same examples under each of the `SHIFTS`, values still 0 .. 16."""
+    """The same examples under each of the ``SHIFTS``, values still 0 .. 16."""
     return {
         name: Examples(shift(examples.images, stream(seed, "shift", name)), examples.labels)
         for name, shift in SHIFTS.items()

@@ -12,7 +12,7 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from stockpot.errors import MissingExtraError
-from stockpot.lab._digits import Examples
+from stockpot.lab._digits import INK, Examples, blurred
 from stockpot.lab._random import uniform
 
 FONTS = (
@@ -51,9 +51,9 @@ class GlyphSet:
 
 
 def load_glyphs() -> GlyphSet:
-    """The ten digits of each font in `FONTS` (deterministic; about a second).
+    """The ten digits of each font in ``FONTS`` (deterministic; about a second).
 
-    Raises `MissingExtraError` where matplotlib is not installed.
+    Raises ``MissingExtraError`` where matplotlib is not installed.
     """
     matplotlib = _import("matplotlib")
     folder = Path(matplotlib.get_data_path()) / "fonts" / "ttf"
@@ -63,19 +63,19 @@ def load_glyphs() -> GlyphSet:
 
 
 def render(glyphs: GlyphSet, count: int, generator: torch.Generator) -> Examples:
-    """`count` digits of random glyphs with random slant, bend, stroke width and box, as 8 x 8 counts of 0 .. 16.
+    """``count`` digits of random glyphs with random slant, bend, stroke width and box, as 8 x 8 counts of 0 .. 16.
 
     The steps are those of the handwritten set: a stroke drawn on a fine grid, its bounding box scaled to
-    32 x 32 pixels, and the ink counted in blocks of 4 x 4.
+    32 x 32 pixels, and the ink counted in blocks of 4 x 4. Then some lose contrast, are blurred or noisy, so that
+    the base, as real ones, has seen more kinds of picture than the fine-tunes will.
     """
     chosen = torch.randint(len(glyphs.labels), (count,), generator=generator)
     fields = _warp(glyphs.fields[chosen].unsqueeze(1), generator)
     stroke = uniform(1.5, 4.0, (count, 1, 1, 1), generator)
     ink = (stroke - fields + 0.5).clamp(0, 1)
     bitmap = (_to_box(ink, generator) > 0.5).to(torch.float32)
-    counts = F.avg_pool2d(bitmap, 4) * 16
-    noise = torch.randn(counts.shape, generator=generator) * uniform(0, 1.0, (count, 1, 1, 1), generator)
-    return Examples((counts + noise).round().clamp(0, 16), glyphs.labels[chosen])
+    counts = F.avg_pool2d(bitmap, 4) * INK
+    return Examples(_spoil(counts, generator), glyphs.labels[chosen])
 
 
 def thin(masks: Tensor) -> Tensor:
@@ -110,7 +110,7 @@ def _removable(masks: Tensor, first_half: bool) -> Tensor:
 
 
 def _outline(font: Path, digit: int) -> Tensor:
-    """One glyph as a bool mask, its ink `_INK_HEIGHT` high in the middle of the canvas."""
+    """One glyph as a bool mask, its ink ``_INK_HEIGHT`` high in the middle of the canvas."""
     image, draw, fonts = (_import(f"PIL.{name}") for name in ("Image", "ImageDraw", "ImageFont"))
     canvas = image.new("L", (2 * _POINTS, 2 * _POINTS), 0)
     face = fonts.truetype(str(font), _POINTS)
@@ -158,7 +158,7 @@ def _to_box(ink: Tensor, generator: torch.Generator) -> Tensor:
     top = top + uniform(0, 0.12, (count,), generator) * height
     bottom = bottom - uniform(0, 0.12, (count,), generator) * height
     width = uniform(0.5, 0.8, (count,), generator)
-    # From the output's [-1, 1] to the input's: the box [left, right] fills the share `width` of the output.
+    # From the output's [-1, 1] to the input's: the box [left, right] fills the share ``width`` of the output.
     zero = torch.zeros(count)
     side = ink.shape[-1]
     theta = torch.stack(
@@ -170,6 +170,19 @@ def _to_box(ink: Tensor, generator: torch.Generator) -> Tensor:
     ).reshape(-1, 2, 3)  # fmt: skip
     grid = F.affine_grid(theta, [count, 1, 32, 32], align_corners=False)
     return F.grid_sample(ink, grid, align_corners=False)
+
+
+def _spoil(counts: Tensor, generator: torch.Generator) -> Tensor:
+    """Mild blur, loss of contrast and noise, each on about half or two thirds of the pictures."""
+
+    def amounts(low: float, high: float) -> Tensor:
+        return uniform(low, high, (len(counts), 1, 1, 1), generator)
+
+    pictures = torch.lerp(counts, blurred(counts), amounts(-1, 1).clamp(min=0))
+    contrast = amounts(0.4, 1.4).clamp(max=1)
+    pictures = contrast * pictures + amounts(0, 0.5) * (1 - contrast) * INK
+    pictures = pictures + amounts(-2, 3).clamp(min=0) * torch.randn(counts.shape, generator=generator)
+    return pictures.round().clamp(0, INK)
 
 
 def _extent(inked: Tensor) -> tuple[Tensor, Tensor]:

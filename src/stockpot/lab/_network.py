@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import torch
-from safetensors.torch import load_file, save_file
+from safetensors.torch import load_file, save
 from torch import Tensor
 from torch.nn import functional as F
 
@@ -60,10 +60,10 @@ def logits(weights: Weights, images: Tensor) -> Tensor:
     return F.linear(x, weights["head.weight"], weights["head.bias"])
 
 
-def train(start: Weights, batches: Batches, how: Training, after_step: Callable[[int], None] = lambda step: None) -> Weights:
-    """New weights, trained from `start` on the next `how.steps` batches; `start` is left as it is.
+def train(start: Weights, batches: Batches, how: Training, after_step: Callable[[int], None] | None = None) -> Weights:
+    """New weights, trained from ``start`` on the next ``how.steps`` batches; ``start`` is left as it is.
 
-    Equal arguments give equal weights on one machine: nothing here draws a random number. Calls `after_step` with
+    Equal arguments give equal weights on one machine: nothing here draws a random number. Calls ``after_step`` with
     the number of steps done.
     """
     weights = {name: tensor.clone().requires_grad_() for name, tensor in start.items()}
@@ -73,10 +73,11 @@ def train(start: Weights, batches: Batches, how: Training, after_step: Callable[
             group["lr"] = how.learning_rate * schedule(step, how.steps)
         examples = next(batches)
         loss = F.cross_entropy(logits(weights, examples.images), examples.labels)
-        optimizer.zero_grad()
-        loss.backward()
+        for tensor, gradient in zip(weights.values(), torch.autograd.grad(loss, list(weights.values())), strict=True):
+            tensor.grad = gradient
         optimizer.step()
-        after_step(step + 1)
+        if after_step is not None:
+            after_step(step + 1)
     return {name: tensor.detach() for name, tensor in weights.items()}
 
 
@@ -96,15 +97,15 @@ def correct(weights: Weights, examples: Examples) -> Tensor:
 
 
 def save_checkpoint(weights: Weights, folder: Path) -> None:
-    """Write a folder as other libraries do: `model.safetensors` and a small `config.json`."""
+    """Write a folder as other libraries do: ``model.safetensors`` and a small ``config.json``."""
     folder.mkdir(parents=True, exist_ok=True)
-    save_file(weights, folder / "model.safetensors")
+    (folder / "model.safetensors").write_bytes(save(weights))
     config = {"model_type": "stockpot-digits", "convolutions": _CONVOLUTIONS, "hidden": _HIDDEN, "classes": 10}
     (folder / "config.json").write_text(json.dumps(config, indent=2) + "\n", encoding="utf-8")
 
 
 def load_checkpoint(folder: Path) -> Weights:
-    """The weights in a folder that `save_checkpoint`, or a merge of such folders, has written."""
+    """The weights in a folder that ``save_checkpoint``, or a merge of such folders, has written."""
     return load_file(folder / "model.safetensors")
 
 

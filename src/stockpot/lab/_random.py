@@ -15,5 +15,5 @@ def stream(seed: int, *names: str | int) -> torch.Generator:
 
 
 def uniform(low: float, high: float, shape: tuple[int, ...], generator: torch.Generator) -> torch.Tensor:
-    """Float32 numbers, uniform between `low` and `high`."""
+    """Float32 numbers, uniform between ``low`` and ``high``."""
     return low + (high - low) * torch.rand(shape, generator=generator, dtype=torch.float32)

@@ -116,7 +116,15 @@ def coefficients(
     def make(function: Callable[..., Mixture]) -> Method:
         first = next(iter(inspect.signature(function).parameters))
         return Method(
-            function.__name__, function, base, models, first == "gram", granularity, reference, recipe_required, why_models
+            function.__name__,
+            function,
+            base,
+            models,
+            first == "gram",
+            granularity,
+            reference,
+            recipe_required,
+            why_models,
         )
 
     return make

@@ -8,7 +8,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from stockpot import errors
-from stockpot.measure import Array, deltas, is_frozen, mean_cosine, norms as norms_of
+from stockpot.measure import Array, deltas, is_frozen, mean_cosine
+from stockpot.measure import norms as norms_of
 from stockpot.methods._base import Mixture, coefficients
 
 SINGULAR = 1e-6
@@ -82,7 +83,9 @@ def _equal(gram: Array, skip: NDArray[np.bool_], negative: str) -> tuple[Array, 
         )
     if negative == "allow" and (below & (pole <= POLE)).any():
         raise errors.MethodError(
-            "the mean cosine lies at the formula's pole", expected=f"above {-1 / (n - 1):.6g}", got=f"{cosine.min():.6g}"
+            "the mean cosine lies at the formula's pole",
+            expected=f"above {-1 / (n - 1):.6g}",
+            got=f"{cosine.min():.6g}",
         )
     zero = skip | (below if negative == "clamp" else np.zeros_like(below))
     ratio = np.divide(n * cosine, pole, out=np.zeros_like(cosine), where=~zero)

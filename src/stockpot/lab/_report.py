@@ -1,0 +1,119 @@
+"""What a run of the demo found: rows, differences with their uncertainty, and what they say in words."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+
+import torch
+from torch import Tensor
+
+
+@dataclass(frozen=True)
+class Scores:
+    """Read rightly (1) or not (0): each test digit, by one or more checkpoints of a kind."""
+
+    plain: Tensor  # float64 [checkpoint, digit]
+    shifted: Tensor  # float64 [checkpoint, shift, digit]
+
+
+@dataclass(frozen=True)
+class Spread:
+    """Accuracies of the checkpoints of a kind, in percent."""
+
+    mean: float
+    low: float
+    high: float
+
+
+@dataclass(frozen=True)
+class Row:
+    """One line of the table: the checkpoints of a kind, on the test digits and on the shifted ones."""
+
+    name: str
+    checkpoints: int
+    in_distribution: Spread
+    out_of_distribution: Spread  # of each checkpoint, the mean over the shifts
+    by_shift: Mapping[str, float]  # percent, the mean over the checkpoints
+
+
+@dataclass(frozen=True)
+class Difference:
+    """How much more of the same digits one kind reads than another, in points, with its standard error."""
+
+    other: str
+    points: float
+    error: float
+
+    def sentence_part(self) -> str:
+        """In words; a difference within two standard errors counts as none."""
+        if abs(self.points) <= 2 * self.error or self.points == 0:
+            verdict = "neither beats nor trails"
+        else:
+            verdict = "beats" if self.points > 0 else "trails"
+        return f"{verdict} {self.other} ({self.points:+.1f} ± {2 * self.error:.1f})"
+
+
+@dataclass(frozen=True)
+class DemoReport:
+    """A finished run: the numbers, the words, and where the checkpoints are."""
+
+    out: Path
+    seed: int
+    rows: tuple[Row, ...]
+    findings: tuple[str, ...]
+    ratios: Mapping[str, Mapping[str, float | int]]  # of each Model Stock merge, by its folder
+    command: str  # repeats one of the merges by hand
+
+    def record(self) -> dict[str, object]:
+        """Plain values, for JSON."""
+        return {
+            "out": str(self.out),
+            "seed": self.seed,
+            "rows": [asdict(row) for row in self.rows],
+            "findings": list(self.findings),
+            "ratios": {name: dict(ratio) for name, ratio in self.ratios.items()},
+            "merge_command": self.command,
+        }
+
+
+def make_row(name: str, scores: Scores, shifts: Sequence[str]) -> Row:
+    """Accuracies of one kind."""
+    return Row(
+        name=name,
+        checkpoints=len(scores.plain),
+        in_distribution=_spread(scores.plain.mean(1)),
+        out_of_distribution=_spread(scores.shifted.mean((1, 2))),
+        by_shift={shift: 100 * float(scores.shifted[:, place].mean()) for place, shift in enumerate(shifts)},
+    )
+
+
+def difference(ours: Tensor, theirs: Tensor, other: str) -> Difference:
+    """Between two kinds, over the digits (the last axis) that both have read.
+
+    Other axes are averaged first, so the standard error is that of a paired difference over digits: it answers for the
+    choice of test digits, not for another training seed.
+    """
+    per_digit = ours.flatten(0, -2).mean(0) - theirs.flatten(0, -2).mean(0)
+    error = float(per_digit.std()) / math.sqrt(len(per_digit))
+    return Difference(other, 100 * float(per_digit.mean()), 100 * error)
+
+
+def findings(kind: str, scores: Mapping[str, Scores], others: Sequence[str]) -> tuple[str, ...]:
+    """One sentence in distribution and one under shift: how a kind does against others, whatever comes out."""
+    sentences = []
+    for place, tensors in (
+        ("In distribution", {name: found.plain for name, found in scores.items()}),
+        ("Under shift", {name: found.shifted for name, found in scores.items()}),
+    ):
+        parts = [difference(tensors[kind], tensors[other], other).sentence_part() for other in others]
+        listed = ", ".join(parts[:-1]) + (" and " if len(parts) > 1 else "") + parts[-1]
+        sentences.append(f"{place}, {kind} reads {100 * float(tensors[kind].mean()):.1f} %: it {listed}.")
+    return tuple(sentences)
+
+
+def _spread(accuracies: Tensor) -> Spread:
+    percent = 100 * accuracies.to(torch.float64)
+    return Spread(float(percent.mean()), float(percent.min()), float(percent.max()))
