@@ -13,6 +13,7 @@ from stockpot.checkpoint._files import FileIdentity
 from stockpot.checkpoint._header import TensorInfo
 from stockpot.checkpoint._layout import Layout, OutFile, Spec, header_bytes, pack_file, plan_layout
 from stockpot.checkpoint._open import Checkpoint, is_weight_file, open_checkpoint
+from stockpot.checkpoint._pickle_writer import read_provenance
 from stockpot.checkpoint._source import Source
 from stockpot.checkpoint._staging import Staging, partial_of, repair, require_free
 
@@ -37,6 +38,7 @@ __all__ = [
     "pack_file",
     "partial_of",
     "plan_layout",
+    "read_provenance",
     "repair",
     "require_free",
     "widest",

@@ -46,6 +46,12 @@ class Journal:
         os.ftruncate(self._fd, intact)
         os.lseek(self._fd, 0, os.SEEK_END)
 
+    def forget(self) -> None:
+        """Drop all records but the first, which names the job."""
+        self.records = self.records[:1]
+        os.ftruncate(self._fd, len(b"".join(map(encode, self.records))))
+        os.lseek(self._fd, 0, os.SEEK_END)
+
     def commit(self, lines: bytes) -> None:
         """Append whole lines and wait until they are on disk."""
         view = memoryview(lines)

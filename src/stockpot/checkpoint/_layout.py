@@ -21,7 +21,10 @@ Spec = tuple[str, str, tuple[int, ...]]
 
 @dataclass(frozen=True)
 class OutFile:
-    """One file of weights: its header and the places of its tensors, in data order."""
+    """One file of weights: its header and the places of its tensors, in data order.
+
+    For a pickled output header and places are empty: they are known when its archive has been laid out on disk.
+    """
 
     name: str
     header: bytes
@@ -49,6 +52,7 @@ def plan_layout(
     *,
     shard_bytes: int | None,
     single_file: bool,
+    pickled: bool = False,
     metadata: Mapping[str, str],
     reserve: int = 0,
 ) -> Layout:
@@ -57,6 +61,9 @@ def plan_layout(
     Within a file tensors keep their order, wider dtypes first (so that every tensor is aligned to its items).
     """
     stem = _stem(template)
+    if pickled:
+        size = sum(_dtypes.nbytes(dtype, shape) + 64 for _, dtype, shape in specs)
+        return Layout((OutFile(f"{stem}.pt", b"", {}, size),), None, stem)
     sizes = {name: _dtypes.nbytes(dtype, shape) for name, dtype, shape in specs}
     if single_file:
         parts = [list(specs)]

@@ -13,13 +13,14 @@ import os
 import shutil
 import socket
 import threading
-import zipfile
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 from stockpot import errors
 from stockpot.checkpoint._journal import Journal, encode
+from stockpot.checkpoint._layout import Spec
+from stockpot.checkpoint._pickle_writer import offsets, read_provenance, seal, write_skeleton
 
 JOURNAL = ".stockpot-journal"
 LOCK = ".stockpot-lock"
@@ -63,11 +64,7 @@ def _is_ours(out: Path) -> bool:
     if out.is_dir():
         return not any(out.iterdir()) or (out / MARK).is_file()
     if out.suffix == ".pt":
-        try:
-            with zipfile.ZipFile(out) as archive:
-                return any(name.endswith("/" + MARK) for name in archive.namelist())
-        except (zipfile.BadZipFile, OSError):
-            return False
+        return read_provenance(out) is not None
     try:
         from stockpot.checkpoint._open import open_checkpoint
 
@@ -162,6 +159,27 @@ class Staging:
             _write_all(fd, memoryview(head), 0)
         except OSError as error:
             raise _write_error(error, path) from error
+
+    def create_pickle(self, name: str, specs: Sequence[Spec], aliases: Mapping[str, str]) -> dict[str, int]:
+        """Open an archive of holes, made now or by an earlier run; offset of each tensor's bytes."""
+        path = self.folder / name
+        try:
+            places = offsets(path) if self.finished else write_skeleton(path, specs, aliases)
+        except errors.CheckpointError:
+            # Cut off while it was sealed: what was finished cannot be told from it any more.
+            self._journal.forget()
+            places = write_skeleton(path, specs, aliases)
+        except OSError as error:
+            raise _write_error(error, path) from error
+        self._fds[name] = os.open(path, os.O_RDWR | os.O_CLOEXEC | os.O_NOFOLLOW)
+        return places
+
+    def seal_pickle(self, name: str, provenance: bytes) -> None:
+        """Finish an archive: its checksums and its provenance."""
+        try:
+            seal(self.folder / name, provenance)
+        except OSError as error:
+            raise _write_error(error, self.folder / name) from error
 
     def write(self, name: str, offset: int, data: memoryview) -> None:
         """Write bytes at their place; thread-safe."""

@@ -202,14 +202,13 @@ def _selection(job: Job, names: Sequence[str]) -> set[str]:
 
 def _template(job: Job, inputs: Inputs, views: Sequence[View], output: Mapping[str, tuple[int, ...] | None]) -> int:
     """The first of (models, base) whose names and shapes are the output's; ``--template`` overrides."""
-    order = [*inputs.models, *([0] if inputs.has_base else [])]
+    order: list[int] = [*inputs.models, *([0] if inputs.has_base else [])]
     asked = job.recipe.policies.template
     if asked is not None:
         if asked == "base" and inputs.has_base:
             return 0
         if asked.isdigit() and 1 <= int(asked) <= len(inputs.models):
-            chosen: int = inputs.models[int(asked) - 1]
-            return chosen
+            return inputs.models[int(asked) - 1]
         raise errors.UsageError("--template names no input", expected=f"base, or 1 to {len(inputs.models)}", got=asked)
 
     def fits(view: View) -> bool:

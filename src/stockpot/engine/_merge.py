@@ -14,7 +14,7 @@ import numpy as np
 from torch import Tensor
 
 from stockpot import errors
-from stockpot.checkpoint import OutFile, Staging, header_bytes, pack_file, repair, require_free
+from stockpot.checkpoint import Staging, header_bytes, pack_file, repair, require_free
 from stockpot.engine import _provenance as prov
 from stockpot.engine._align import Decision
 from stockpot.engine._execute import Progress, Run, execute, solve
@@ -78,9 +78,8 @@ def write(plan: Plan, *, overwrite: bool = False, resume: bool = True, progress:
     check_output(plan, overwrite=overwrite)
     staging = Staging(plan.out, plan.key, resume=resume, overwrite=overwrite)
     try:
-        geometry = _create_files(plan, staging)
         records = Records()
-        run, resumed = _resume(plan, staging, StagingSink(plan, staging, geometry), records)
+        run, resumed = _resume(plan, staging, _create_files(plan, staging), records)
         execute(run, progress)
         _finish(plan, staging, records, run, clock, started)
     except errors.InputError:
@@ -121,15 +120,21 @@ def peak_memory() -> int:
 _NO_GRAM = np.zeros(())
 
 
-def _create_files(plan: Plan, staging: Staging) -> OutFile | None:
+def _create_files(plan: Plan, staging: Staging) -> StagingSink:
+    places: dict[str, tuple[str, int]] = {}
     for file in plan.layout.files:
-        staging.create(file.name, file.size, file.header)
+        if plan.is_pickled:
+            offsets: Mapping[str, int] = staging.create_pickle(file.name, plan.specs, plan.alignment.aliases)
+        else:
+            staging.create(file.name, file.size, file.header)
+            offsets = file.offsets
+        places.update({name: (file.name, offset) for name, offset in offsets.items()})
     specs = geometry_specs(plan)
     if not specs:
-        return None
+        return StagingSink(staging, places, None)
     geometry = pack_file(GEOMETRY, specs, {"format": "stockpot gram, upper triangle"})
     staging.create(GEOMETRY, geometry.size, geometry.header)
-    return geometry
+    return StagingSink(staging, places, geometry)
 
 
 def _resume(plan: Plan, staging: Staging, sink: StagingSink, records: Records) -> tuple[Run, int]:
@@ -199,9 +204,13 @@ def _finish(plan: Plan, staging: Staging, records: Records, run: Run, clock: flo
 def _finish_one_file(plan: Plan, staging: Staging, content: Mapping[str, object]) -> None:
     """Provenance into the header's reserved room."""
     (file,) = plan.layout.files
-    specs = [(slot.name, slot.dtype, slot.shape) for slot in plan.slots]
-    metadata = {**weight_metadata(plan.template, plan.alignment), "stockpot": json.dumps(content, ensure_ascii=False)}
-    header = header_bytes(specs, metadata, provenance_reserve(plan.job, plan.slots))
+    text = json.dumps(content, ensure_ascii=False)
+    if plan.is_pickled:
+        staging.seal_pickle(file.name, text.encode())
+        staging.commit(one_file=file.name)
+        return
+    metadata = {**weight_metadata(plan.template, plan.alignment), "stockpot": text}
+    header = header_bytes(plan.specs, metadata, provenance_reserve(plan.job, plan.slots))
     if len(header) != len(file.header):
         raise errors.RunError("the provenance does not fit the header", file=str(plan.out), got=f"{len(header)} bytes")
     staging.write(file.name, 0, memoryview(header))

@@ -89,6 +89,16 @@ class Plan:
         """Whether OUT is a single file."""
         return is_one_file(self.out)
 
+    @property
+    def is_pickled(self) -> bool:
+        """Whether OUT is an archive of ``torch.save``."""
+        return self.out.suffix == ".pt"
+
+    @property
+    def specs(self) -> list[tuple[str, str, tuple[int, ...]]]:
+        """Name, dtype and shape of every output tensor."""
+        return [(slot.name, slot.dtype, slot.shape) for slot in self.slots]
+
     def record(self) -> dict[str, object]:
         """The plan as data, for ``--dry-run --json``."""
         return {
@@ -144,6 +154,7 @@ def make_plan(
         template,
         shard_bytes=job.shard_bytes,
         single_file=one_file,
+        pickled=out.suffix == ".pt",
         metadata=weight_metadata(template, alignment),
         reserve=provenance_reserve(job, slots) if one_file else 0,
     )
@@ -158,7 +169,7 @@ def make_plan(
         out,
         2 if job.method.uses_gram and twice else 1,
         once + 2 * twice,
-        (*job.warnings, *alignment.notes),
+        (*job.warnings, *(note for source in inputs.checkpoints for note in source.notes), *alignment.notes),
     )
 
 

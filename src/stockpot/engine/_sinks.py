@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import Protocol
 
 import numpy as np
@@ -50,11 +51,9 @@ GEOMETRY = "stockpot_geometry.safetensors"
 class StagingSink:
     """Writes tensors to their places in the weight files and Grams to theirs in the geometry file."""
 
-    def __init__(self, plan: Plan, staging: Staging, geometry: OutFile | None) -> None:
+    def __init__(self, staging: Staging, places: Mapping[str, tuple[str, int]], geometry: OutFile | None) -> None:
         self._staging = staging
-        self._places = {
-            name: (file.name, offset) for file in plan.layout.files for name, offset in file.offsets.items()
-        }
+        self._places = places
         self._geometry = geometry
 
     def write(self, slot: Slot, offset: int, data: memoryview) -> None:

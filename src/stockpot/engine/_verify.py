@@ -13,7 +13,7 @@ from typing import Any
 import xxhash
 
 from stockpot import errors
-from stockpot.checkpoint import Checkpoint, open_checkpoint
+from stockpot.checkpoint import Checkpoint, open_checkpoint, read_provenance
 from stockpot.engine._execute import Run, execute
 from stockpot.engine._job import resolve
 from stockpot.engine._plan import Plan, make_plan, open_inputs
@@ -84,11 +84,11 @@ def _open(path: Path) -> tuple[Mapping[str, Any], Checkpoint]:
         checkpoint = open_checkpoint(path)
     else:
         checkpoint = open_checkpoint(path)
-        if "stockpot" not in checkpoint.metadata:
-            raise errors.CheckpointError(
-                "not an output of stockpot", file=str(path), expected="provenance in its header"
-            )
-        text = checkpoint.metadata["stockpot"].encode()
+        stated = checkpoint.metadata.get("stockpot")
+        found = read_provenance(path) if checkpoint.is_pickle else stated.encode() if stated else None
+        if found is None:
+            raise errors.CheckpointError("not an output of stockpot", file=str(path), expected="provenance inside it")
+        text = found
     try:
         record = json.loads(text)
         record["tensors"], record["recipe"], record["inputs"]

@@ -71,6 +71,8 @@ class Method:
     granularity: str | None
     reference: str
     recipe_required: tuple[str, ...]
+    affine: bool = True
+    """Whether the weights sum to one whatever the inputs, so that moving all inputs moves the result alike."""
     why_models: str = ""
 
     @property
@@ -105,6 +107,7 @@ def coefficients(
     reference: str,
     granularity: str | None = None,
     recipe_required: tuple[str, ...] = (),
+    affine: bool = True,
     why_models: str = "",
 ) -> Callable[[Callable[..., Mixture]], Method]:
     """Make a method of kind 1 (linear combination) from its function.
@@ -124,6 +127,7 @@ def coefficients(
             granularity,
             reference,
             recipe_required,
+            affine,
             why_models,
         )
 

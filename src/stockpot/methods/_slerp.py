@@ -11,7 +11,10 @@ NEARLY_PARALLEL = 0.9995
 
 
 @coefficients(
-    base="member", models=(1, 2), reference="Shoemake, Animating rotation with quaternion curves, SIGGRAPH 1985"
+    base="member",
+    models=(1, 2),
+    affine=False,
+    reference="Shoemake, Animating rotation with quaternion curves, SIGGRAPH 1985",
 )
 def slerp(gram: Array, *, t: float) -> Mixture:
     """Spherical interpolation between two models, tensor by tensor.

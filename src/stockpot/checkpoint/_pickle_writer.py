@@ -1,0 +1,68 @@
+"""OUT.pt: the archive of ``torch.save``, laid out first and filled by range, so that no model is ever in memory."""
+
+from __future__ import annotations
+
+import struct
+import zipfile
+import zlib
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+
+from stockpot.checkpoint._dtypes import TORCH_NAMES
+from stockpot.checkpoint._layout import Spec
+from stockpot.checkpoint._pickle import read_state_dict
+
+PROVENANCE_MEMBER = "stockpot.json"
+_PIECE = 4 << 20
+_DESCRIPTOR = b"PK\x07\x08"
+
+
+def write_skeleton(path: Path, specs: Sequence[Spec], aliases: Mapping[str, str]) -> dict[str, int]:
+    """Write an archive whose storages are holes of the right size; offset of each tensor's bytes by name."""
+    import torch
+    from torch._subclasses.fake_tensor import FakeTensorMode
+
+    with FakeTensorMode():
+        tensors = {name: torch.empty(shape, dtype=getattr(torch, TORCH_NAMES[dtype])) for name, dtype, shape in specs}
+        tensors.update({alias: tensors[name] for alias, name in aliases.items()})
+        with torch.serialization.skip_data(materialize_fake_tensors=True):
+            torch.save(tensors, path)
+    return offsets(path)
+
+
+def offsets(path: Path) -> dict[str, int]:
+    """Where each tensor's bytes lie in a skeleton."""
+    return {info.name: info.offset for info in read_state_dict(path).tensors}
+
+
+def seal(path: Path, provenance: bytes) -> None:
+    """Fill in the checksums of the storages (they were holes when the archive was made), and add the provenance."""
+    with zipfile.ZipFile(path, "a") as archive, path.open("r+b") as handle:
+        prefix = archive.infolist()[0].filename.split("/", 1)[0]
+        for member in archive.infolist():
+            if not member.filename.startswith(f"{prefix}/data/") or not member.file_size:
+                continue
+            handle.seek(member.header_offset + 26)
+            name_bytes, extra_bytes = struct.unpack("<HH", handle.read(4))
+            begin = member.header_offset + 30 + name_bytes + extra_bytes
+            handle.seek(begin)
+            checksum, left = 0, member.file_size
+            while left:
+                piece = handle.read(min(_PIECE, left))
+                checksum, left = zlib.crc32(piece, checksum), left - len(piece)
+            member.CRC = checksum
+            if handle.read(4) == _DESCRIPTOR:
+                handle.seek(begin + member.file_size + 4)
+                handle.write(struct.pack("<I", checksum))
+        entry = zipfile.ZipInfo(f"{prefix}/{PROVENANCE_MEMBER}")
+        archive.writestr(entry, provenance)
+
+
+def read_provenance(path: Path) -> bytes | None:
+    """The provenance of an archive that ``seal`` finished, or None."""
+    try:
+        with zipfile.ZipFile(path) as archive:
+            name = next((n for n in archive.namelist() if n.endswith(f"/{PROVENANCE_MEMBER}")), None)
+            return archive.read(name) if name else None
+    except (zipfile.BadZipFile, OSError, NotImplementedError, RuntimeError):
+        return None
