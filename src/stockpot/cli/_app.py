@@ -15,8 +15,7 @@ import typer
 from stockpot import errors
 from stockpot._version import __version__
 from stockpot.cli import _output
-
-# DEMO from stockpot.cli.demo import demo
+from stockpot.cli.demo import demo
 from stockpot.cli.merge import merge
 from stockpot.cli.methods import methods
 from stockpot.cli.verify import verify
@@ -31,7 +30,7 @@ app = typer.Typer(
 app.command("merge")(merge)
 app.command("verify")(verify)
 app.command("methods")(methods)
-# DEMO app.command("demo")(demo)
+app.command("demo")(demo)
 
 
 def _print_version(asked: bool) -> None:

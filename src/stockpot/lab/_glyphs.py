@@ -39,6 +39,7 @@ FONTS = (
 
 _SIDE = 48  # a glyph's canvas in pixels
 _INK_HEIGHT = 32  # of which the glyph's own height, the rest is room for the warp
+_TOP = (_SIDE - _INK_HEIGHT) // 2
 _POINTS = 160  # font size at which outlines are drawn before they are scaled down
 
 
@@ -58,8 +59,8 @@ def load_glyphs() -> GlyphSet:
     matplotlib = _import("matplotlib")
     folder = Path(matplotlib.get_data_path()) / "fonts" / "ttf"
     masks = torch.stack([_outline(folder / font, digit) for font in FONTS for digit in range(10)])
-    fields = torch.stack([_distance(line) for line in thin(masks)])
-    return GlyphSet(fields, torch.arange(10).repeat(len(FONTS)))
+    lines = _crossed(thin(_without_foot(masks)))
+    return GlyphSet(torch.stack([_distance(line) for line in lines]), torch.arange(10).repeat(len(FONTS)))
 
 
 def render(glyphs: GlyphSet, count: int, generator: torch.Generator) -> Examples:
@@ -120,9 +121,23 @@ def _outline(font: Path, digit: int) -> Tensor:
     glyph = glyph.resize((width, _INK_HEIGHT), image.Resampling.BOX)
     mask = torch.zeros(_SIDE, _SIDE, dtype=torch.bool)
     pixels = torch.frombuffer(bytearray(glyph.tobytes()), dtype=torch.uint8).reshape(_INK_HEIGHT, width)
-    top, left = (_SIDE - _INK_HEIGHT) // 2, (_SIDE - width) // 2
-    mask[top : top + _INK_HEIGHT, left : left + width] = pixels > 127
+    left = (_SIDE - width) // 2
+    mask[_TOP : _TOP + _INK_HEIGHT, left : left + width] = pixels > 127
     return mask
+
+
+def _without_foot(masks: Tensor) -> Tensor:
+    """The glyphs, each 1 without the foot that print gives it and a hand does not."""
+    footless = masks.clone()
+    footless[1::10, _TOP + _INK_HEIGHT - 5 :] = False
+    return footless
+
+
+def _crossed(lines: Tensor) -> Tensor:
+    """The centre lines, every second font's 7 with a bar across, as many write it."""
+    crossed = lines.clone()
+    crossed[17::20, _SIDE // 2 + 1, 14:34] = True
+    return crossed
 
 
 def _distance(line: Tensor) -> Tensor:
