@@ -34,10 +34,9 @@ def test_no_public_verb_shares_its_name_with_a_subpackage() -> None:
 
 
 def test_leaf_modules_are_private() -> None:
-    """Inside a package of the library, modules are ``_private``; commands of the CLI and leaves of the root are named."""
-    for package in (
-        SOURCE / name for name in ("checkpoint", "kernels", "measure", "methods", "engine", "report", "lab")
-    ):
+    """Inside a package of the library, modules are ``_private``; the commands of the CLI have plain names."""
+    packages = ("checkpoint", "kernels", "measure", "methods", "engine", "report", "lab", "testing")
+    for package in (SOURCE / name for name in packages):
         assert all(path.name.startswith("_") for path in package.glob("*.py")), package.name
 
 

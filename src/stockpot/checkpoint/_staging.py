@@ -125,6 +125,7 @@ class Staging:
 
     def _open_journal(self, key: str, resume: bool, overwrite: bool) -> Journal:
         path = self.folder / JOURNAL
+        had_journal = path.exists()
         journal = Journal(path)
         owner = journal.records[0].get("job") if journal.records else None
         others = [entry for entry in self.folder.iterdir() if entry.name not in (LOCK, JOURNAL)]
@@ -132,7 +133,10 @@ class Staging:
             return journal
         if owner != key and (others or owner) and not overwrite:
             journal.close()
-            self._drop_lock(remove=False)
+            if not had_journal:  # somebody else's folder: leave no trace in it
+                path.unlink()
+                (self.folder / LOCK).unlink()
+            os.close(self._lock)
             raise errors.OutputExistsError(
                 "an unfinished output of another job is there", file=str(self.folder),
                 remedy="finish that job with its own command, or discard it with --overwrite",
@@ -292,11 +296,6 @@ class Staging:
             os.close(fd)
         self._fds.clear()
         self._journal.close()
-        os.close(self._lock)
-
-    def _drop_lock(self, remove: bool) -> None:
-        if remove:
-            (self.folder / LOCK).unlink(missing_ok=True)
         os.close(self._lock)
 
 

@@ -32,7 +32,9 @@ def demo(
     _output.print_table(_table(report))
     for sentence in report.findings:
         print(sentence)
-    print("(points ± two standard errors over the test digits; a difference within them counts as none)")
+    shifts = ", ".join(report.rows[0].by_shift)
+    print("Differences: points ± two standard errors over the test digits; one within them counts as none.")
+    print(f"Under shift: mean over {shifts}.")
     print(f"\nThe checkpoints are in {report.out}. To repeat a merge by hand:\n{report.command}")
 
 

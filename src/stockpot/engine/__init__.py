@@ -10,7 +10,8 @@ from typing import TYPE_CHECKING, Any
 from stockpot.engine._align import Alignment, Decision, Inputs, Slot, align
 from stockpot.engine._job import Job, resolve
 from stockpot.engine._plan import Group, Plan, is_one_file, make_plan, open_inputs
-from stockpot.engine._provenance import PROVENANCE, differing_side_files
+from stockpot.engine._provenance import PROVENANCE
+from stockpot.engine._side_files import differing_side_files
 
 if TYPE_CHECKING:
     from stockpot.engine._execute import Progress

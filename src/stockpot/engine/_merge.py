@@ -22,6 +22,7 @@ from stockpot.engine._memory import MemorySink
 from stockpot.engine._plan import Plan, disk_free, disk_needed, provenance_reserve, weight_metadata
 from stockpot.engine._records import RatioSummary, Records, summarize
 from stockpot.engine._schedule import make_tasks
+from stockpot.engine._side_files import adapted_config, side_files
 from stockpot.engine._sinks import GEOMETRY, StagingSink, geometry_specs
 
 
@@ -180,9 +181,9 @@ def _finish(plan: Plan, staging: Staging, records: Records, run: Run, clock: flo
         return
     small: dict[str, bytes] = {}
     dtypes = {slot.dtype for slot in plan.slots if slot.action == "merge"}
-    for name, path in prov.side_files(plan).items():
+    for name, path in side_files(plan.template).items():
         data = path.read_bytes()
-        small[name] = prov.adapted_config(data, dtypes, plan.alignment.untied) if name == "config.json" else data
+        small[name] = adapted_config(data, dtypes, plan.alignment.untied) if name == "config.json" else data
     if plan.layout.index is not None:
         small[plan.layout.index[0]] = plan.layout.index[1]
     small[prov.RECIPE] = plan.job.recipe.to_yaml().encode()

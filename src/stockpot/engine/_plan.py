@@ -16,6 +16,7 @@ from stockpot.checkpoint import Layout, Source, nbytes, open_checkpoint, plan_la
 from stockpot.engine._align import Alignment, Inputs, Slot, align
 from stockpot.engine._budget import Budget, fit
 from stockpot.engine._job import Job
+from stockpot.engine._side_files import side_files
 from stockpot.measure import group_of
 
 PROCESS_BYTES = 330_000_000
@@ -224,15 +225,7 @@ def source_bytes(slot: Slot) -> int:
 
 def disk_needed(plan: Plan) -> int:
     """Bytes that must be free: the weights, what else is written, and a margin."""
-    side = (
-        sum(
-            path.stat().st_size
-            for path in plan.template.folder.iterdir()
-            if path.is_file() and path.suffix in (".json", ".txt", ".model", ".py")
-        )
-        if plan.template.folder and not plan.is_one_file
-        else 0
-    )
+    side = 0 if plan.is_one_file else sum(path.stat().st_size for path in side_files(plan.template).values())
     grams = 8 * sum(max(group.rows, 1) for group in plan.groups) * (len(plan.job.models) + 2) ** 2 // 2
     records = 600 * len(plan.slots)
     return plan.bytes_written + side + (grams if plan.job.method.uses_gram else 0) + records + (1 << 20)

@@ -13,7 +13,6 @@ from typing import Any
 import xxhash
 
 from stockpot._version import __version__
-from stockpot.checkpoint import TORCH_NAMES, is_weight_file
 from stockpot.engine._plan import Plan
 from stockpot.engine._records import Records, summarize
 
@@ -22,9 +21,6 @@ RUN = "stockpot_run.json"
 RECIPE = "stockpot_recipe.yaml"
 SUMS = "SHA256SUMS"
 CARD = "README.md"
-OURS = (PROVENANCE, RUN, RECIPE, SUMS, CARD, "stockpot_geometry.safetensors")
-_SKIPPED_WORDS = ("optimizer", "scheduler", "rng_state", "trainer_state", "scaler", "random_states")
-_DTYPE_KEYS = ("torch_dtype", "dtype")
 
 
 def provenance(plan: Plan, records: Records) -> dict[str, Any]:
@@ -80,65 +76,6 @@ def run_record(plan: Plan, seconds: float, bytes_read: int, peak_memory: int, st
         "bytes_written": plan.bytes_written,
         "peak_memory_bytes": peak_memory,
     }
-
-
-def side_files(plan: Plan) -> dict[str, Path]:
-    """Files of the template's folder that are copied: regular, not weights, not training state, not hidden."""
-    folder = plan.template.folder
-    if folder is None or plan.is_one_file:
-        return {}
-    return {entry.name: entry for entry in sorted(folder.iterdir()) if entry.is_file() and _is_side_file(entry.name)}
-
-
-def _is_side_file(name: str) -> bool:
-    return not (
-        name.startswith((".", "checkpoint-"))
-        or name in OURS
-        or is_weight_file(name)
-        or any(word in name.lower() for word in _SKIPPED_WORDS)
-        or name.lower().startswith(("readme", "training_args"))
-    )
-
-
-def differing_side_files(plan: Plan) -> list[str]:
-    """Names of copied side files that another input holds with other content."""
-    found = []
-    for name, path in side_files(plan).items():
-        content = path.read_bytes()
-        for checkpoint in plan.inputs.checkpoints:
-            other = checkpoint.folder / name if checkpoint.folder else None
-            if other is not None and other != path and other.is_file() and other.read_bytes() != content:
-                found.append(name)
-                break
-    return found
-
-
-def adapted_config(content: bytes, dtypes: set[str], untied: bool) -> bytes:
-    """``config.json`` with the output's dtype, and untied where the output is; else unchanged bytes."""
-    try:
-        config = json.loads(content)
-    except ValueError:
-        return content
-    if not isinstance(config, dict):
-        return content
-    changed = False
-    if len(dtypes) == 1:
-        changed = _set_dtype(config, TORCH_NAMES[next(iter(dtypes))])
-    if untied and config.get("tie_word_embeddings"):
-        config["tie_word_embeddings"] = False
-        changed = True
-    return (json.dumps(config, indent=2, ensure_ascii=False) + "\n").encode() if changed else content
-
-
-def _set_dtype(config: dict[str, Any], dtype: str) -> bool:
-    changed = False
-    for key, value in config.items():
-        if isinstance(value, dict):
-            changed |= _set_dtype(value, dtype)
-        elif key in _DTYPE_KEYS and value in TORCH_NAMES.values() and value != dtype:
-            config[key] = dtype
-            changed = True
-    return changed
 
 
 def sums(contents: Mapping[str, bytes]) -> bytes:

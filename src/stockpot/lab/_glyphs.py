@@ -67,8 +67,8 @@ def render(glyphs: GlyphSet, count: int, generator: torch.Generator) -> Examples
     """``count`` digits of random glyphs with random slant, bend, stroke width and box, as 8 x 8 counts of 0 .. 16.
 
     The steps are those of the handwritten set: a stroke drawn on a fine grid, its bounding box scaled to
-    32 x 32 pixels, and the ink counted in blocks of 4 x 4. Then some lose contrast, are blurred or noisy, so that
-    the base, as real ones, has seen more kinds of picture than the fine-tunes will.
+    32 x 32 pixels, and the ink counted in blocks of 4 x 4. Then many are blurred, lose contrast or gain noise, so
+    that the base, as real ones, has seen more kinds of picture than its fine-tunes will.
     """
     chosen = torch.randint(len(glyphs.labels), (count,), generator=generator)
     fields = _warp(glyphs.fields[chosen].unsqueeze(1), generator)
@@ -127,7 +127,7 @@ def _outline(font: Path, digit: int) -> Tensor:
 
 
 def _without_foot(masks: Tensor) -> Tensor:
-    """The glyphs, each 1 without the foot that print gives it and a hand does not."""
+    """The glyphs, most 1s without the foot that print gives them and a hand does not (the heaviest keep it)."""
     footless = masks.clone()
     footless[1::10, _TOP + _INK_HEIGHT - 5 :] = False
     return footless
@@ -188,7 +188,7 @@ def _to_box(ink: Tensor, generator: torch.Generator) -> Tensor:
 
 
 def _spoil(counts: Tensor, generator: torch.Generator) -> Tensor:
-    """Mild blur, loss of contrast and noise, each on about half or two thirds of the pictures."""
+    """Blur, loss of contrast and noise, each on half to two thirds of the pictures and up to a random strength."""
 
     def amounts(low: float, high: float) -> Tensor:
         return uniform(low, high, (len(counts), 1, 1, 1), generator)

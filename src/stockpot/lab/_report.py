@@ -7,7 +7,6 @@ from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
-import torch
 from torch import Tensor
 
 
@@ -86,7 +85,7 @@ def make_row(name: str, scores: Scores, shifts: Sequence[str]) -> Row:
         checkpoints=len(scores.plain),
         in_distribution=_spread(scores.plain.mean(1)),
         out_of_distribution=_spread(scores.shifted.mean((1, 2))),
-        by_shift={shift: 100 * float(scores.shifted[:, place].mean()) for place, shift in enumerate(shifts)},
+        by_shift={shift: _percent(scores.shifted[:, place].mean()) for place, shift in enumerate(shifts)},
     )
 
 
@@ -101,19 +100,25 @@ def difference(ours: Tensor, theirs: Tensor, other: str) -> Difference:
     return Difference(other, 100 * float(per_digit.mean()), 100 * error)
 
 
-def findings(kind: str, scores: Mapping[str, Scores], others: Sequence[str]) -> tuple[str, ...]:
-    """One sentence in distribution and one under shift: how a kind does against others, whatever comes out."""
+def findings(kind: str, scores: Mapping[str, Scores], others: Mapping[str, str]) -> tuple[str, ...]:
+    """One sentence in distribution and one under shift: how a kind does against others, whatever comes out.
+
+    ``others`` gives each kind to compare with and how a sentence calls it.
+    """
     sentences = []
     for place, tensors in (
         ("In distribution", {name: found.plain for name, found in scores.items()}),
         ("Under shift", {name: found.shifted for name, found in scores.items()}),
     ):
-        parts = [difference(tensors[kind], tensors[other], other).sentence_part() for other in others]
+        parts = [difference(tensors[kind], tensors[other], called).sentence_part() for other, called in others.items()]
         listed = ", ".join(parts[:-1]) + (" and " if len(parts) > 1 else "") + parts[-1]
         sentences.append(f"{place}, {kind} reads {100 * float(tensors[kind].mean()):.1f} %: it {listed}.")
     return tuple(sentences)
 
 
 def _spread(accuracies: Tensor) -> Spread:
-    percent = 100 * accuracies.to(torch.float64)
-    return Spread(float(percent.mean()), float(percent.min()), float(percent.max()))
+    return Spread(_percent(accuracies.mean()), _percent(accuracies.min()), _percent(accuracies.max()))
+
+
+def _percent(share: Tensor) -> float:
+    return round(100 * float(share), 4)

@@ -51,6 +51,6 @@ def plan_table(plan: Plan) -> Table:
         names = [d.tensor for d in plan.alignment.decisions if (d.policy, d.action) == (policy, action)]
         shown = ", ".join(names[:3]) + (f" and {count - 3} more" if count > 3 else "")
         table.add_row(f"{policy}: {action}", shown)
-    if differing := differing_side_files(plan):
+    if differing := differing_side_files(plan.template, plan.inputs.checkpoints):
         table.add_row("differ between inputs", ", ".join(differing) + ": the template's are taken")
     return table

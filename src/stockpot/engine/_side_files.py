@@ -1,0 +1,72 @@
+"""What is copied beside the weights, from the template's folder."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterable
+from pathlib import Path
+from typing import Any
+
+from stockpot.checkpoint import TORCH_NAMES, Source, is_weight_file
+
+_SKIPPED_WORDS = ("optimizer", "scheduler", "rng_state", "trainer_state", "scaler", "random_states")
+_DTYPE_KEYS = ("torch_dtype", "dtype")
+
+
+def side_files(template: Source) -> dict[str, Path]:
+    """Files of the template's folder that are copied: regular, not weights, not training state, not hidden."""
+    folder = template.folder
+    if folder is None:
+        return {}
+    return {entry.name: entry for entry in sorted(folder.iterdir()) if entry.is_file() and _is_side_file(entry.name)}
+
+
+def _is_side_file(name: str) -> bool:
+    return not (
+        name.startswith((".", "checkpoint-", "stockpot_"))
+        or name in ("SHA256SUMS", "stockpot.json")
+        or is_weight_file(name)
+        or any(word in name.lower() for word in _SKIPPED_WORDS)
+        or name.lower().startswith(("readme", "training_args"))
+    )
+
+
+def differing_side_files(template: Source, others: Iterable[Source]) -> list[str]:
+    """Names of copied side files that another input holds with other content."""
+    found = []
+    for name, path in side_files(template).items():
+        content = path.read_bytes()
+        for checkpoint in others:
+            other = checkpoint.folder / name if checkpoint.folder else None
+            if other is not None and other != path and other.is_file() and other.read_bytes() != content:
+                found.append(name)
+                break
+    return found
+
+
+def adapted_config(content: bytes, dtypes: set[str], untied: bool) -> bytes:
+    """``config.json`` with the output's dtype, and untied where the output is; else unchanged bytes."""
+    try:
+        config = json.loads(content)
+    except ValueError:
+        return content
+    if not isinstance(config, dict):
+        return content
+    changed = False
+    if len(dtypes) == 1:
+        changed = _set_dtype(config, TORCH_NAMES[next(iter(dtypes))])
+    if untied and config.get("tie_word_embeddings"):
+        config["tie_word_embeddings"] = False
+        changed = True
+    return (json.dumps(config, indent=2, ensure_ascii=False) + "\n").encode() if changed else content
+
+
+def _set_dtype(config: dict[str, Any], dtype: str) -> bool:
+    changed = False
+    for key, value in config.items():
+        if isinstance(value, dict):
+            changed |= _set_dtype(value, dtype)
+        elif key in _DTYPE_KEYS and value in TORCH_NAMES.values() and value != dtype:
+            config[key] = dtype
+            changed = True
+    return changed
