@@ -12,7 +12,7 @@ import torch
 import xxhash
 
 from stockpot import errors
-from stockpot.checkpoint import nbytes
+from stockpot.checkpoint import TORCH_NAMES, nbytes
 from stockpot.engine._plan import Group, Plan
 from stockpot.engine._records import Records
 from stockpot.engine._schedule import Copy, Measure, Mix, Rows, Task, Whole
@@ -30,14 +30,23 @@ class Cancelled(Exception):
     """Another worker failed, or the user stopped the run."""
 
 
+@dataclass(frozen=True)
+class Solution:
+    """Coefficients, and whether they cannot overflow the output (by the norms of the inputs, which bound elements)."""
+
+    mixture: Mixture
+    bounded: bool
+
+
 @dataclass
 class _GroupState:
     """The running sum of a group's inner products, added in ticket order; then its coefficients."""
 
-    pending: int
+    pending: int = 0
     total: Array | None = None
     next_ticket: int = 0
-    mixture: Mixture | None = None
+    waiting: dict[int, Array] = field(default_factory=dict)
+    solution: Solution | None = None
     rows_left: int = 0
 
 
@@ -47,6 +56,7 @@ class _SlotState:
 
     digest: xxhash.xxh3_128 = field(default_factory=xxhash.xxh3_128)
     next_byte: int = 0
+    waiting: dict[int, bytes] = field(default_factory=dict)
 
 
 class Run:
@@ -67,13 +77,13 @@ class Run:
         self._groups: dict[int, _GroupState] = {}
         for task in tasks:
             if isinstance(task, Measure):
-                self._groups.setdefault(task.group, _GroupState(0)).pending += 1
+                self._groups.setdefault(task.group, _GroupState()).pending += 1
             elif isinstance(task, Rows):
-                self._groups.setdefault(task.group, _GroupState(0)).rows_left += 1
+                self._groups.setdefault(task.group, _GroupState()).rows_left += 1
 
-    def preset(self, group: int, mixture: Mixture) -> None:
-        """Coefficients known from an earlier run."""
-        self._groups[group] = _GroupState(0, mixture=mixture)
+    def preset(self, group: int, gram: Array) -> None:
+        """Inner products known from an earlier run."""
+        self._groups[group] = _GroupState(solution=self.solve(self.plan.groups[group], gram))
 
     def take(self) -> tuple[int, Task] | None:
         """The next task, or None when there is none or the run was stopped."""
@@ -107,31 +117,26 @@ class Run:
             self.bytes_read += read
             self.bytes_done += done
 
-    def _wait(self, ready: Callable[[], bool]) -> None:
-        while not ready():
-            if self.stop.is_set():
-                raise Cancelled
-            self._turn.wait(POLL_SECONDS)
-
     def add_gram(self, task: Measure, grams: Array) -> None:
         """Add the block sums of a piece to its group's, when its turn has come; solve when all are in."""
         state = self._groups[task.group]
         group = self.plan.groups[task.group]
         with self._turn:
-            self._wait(lambda: state.next_ticket == task.ticket)
-            total = np.zeros(grams.shape[1:]) if state.total is None else state.total
-            for gram in grams:
-                total = total + gram
-            state.total = total
-            state.next_ticket += 1
+            state.waiting[task.ticket] = grams
+            # Whoever brings the next ticket adds all that follow it: nobody waits, and the order is kept.
+            while (found := state.waiting.pop(state.next_ticket, None)) is not None:
+                total = np.zeros(found.shape[1:]) if state.total is None else state.total
+                for gram in found:
+                    total = total + gram
+                state.total = total
+                state.next_ticket += 1
             state.pending -= 1
-            self._turn.notify_all()
-            if state.pending:
+            if state.pending or state.total is None:
                 return
-        self.store_gram(group, 0, total)
-        mixture = self.solve(group, total)
+        self.store_gram(group, 0, state.total)
+        solution = self.solve(group, state.total)
         with self._turn:
-            state.mixture = mixture
+            state.solution = solution
             self._turn.notify_all()
 
     def store_gram(self, group: Group, first_row: int, gram: Array) -> None:
@@ -140,14 +145,24 @@ class Run:
         if not group.rows:
             self.sink.finish_gram(group)
 
-    def solve(self, group: Group, gram: Array, first_row: int = 0) -> Mixture:
+    def solve(self, group: Group, gram: Array, first_row: int = 0) -> Solution:
         """Ask the method for coefficients; its refusal is told with the group's name."""
         mixture = solve(self.plan, group, gram)
         if group.rows:
             self.records.add_rows(group, first_row, mixture)
         else:
             self.records.add(group, mixture)
-        return mixture
+        return Solution(mixture, self._is_bounded(group, gram, mixture))
+
+    def _is_bounded(self, group: Group, gram: Array, mixture: Mixture) -> bool:
+        if not self.plan.job.method.uses_gram:
+            return False
+        weights = np.abs(mixture.weights)
+        weights[..., 0] = np.abs(mixture.weights.sum(axis=-1))
+        norms = np.sqrt(np.maximum(np.diagonal(gram, axis1=-2, axis2=-1), 0.0))
+        largest = float((weights * norms).sum(axis=-1).max(initial=0.0))
+        names = {TORCH_NAMES[self.plan.slots[number].dtype] for number in group.slots} | {"float32"}
+        return largest < 0.9 * min(torch.finfo(getattr(torch, name)).max for name in names)
 
     def rows_done(self, number: int) -> None:
         """A piece of a row group is through."""
@@ -160,21 +175,23 @@ class Run:
         self.records.finish_rows(group)
         self.sink.finish_gram(group)
 
-    def weights_of(self, task: Mix) -> Array:
+    def solution_of(self, task: Mix) -> Solution:
         """Coefficients of a tensor, waited for where its group is still being measured."""
-        slot = self.plan.slots[task.slot]
         if task.group < 0:
-            return np.array(slot.weights)
-        state = self._groups.get(task.group)
-        if state is None:
-            with self._turn:
-                state = self._groups.setdefault(task.group, _GroupState(0))
-                if state.mixture is None:
-                    state.mixture = self.solve(self.plan.groups[task.group], _NO_GRAM)
+            return Solution(Mixture(np.array(self.plan.slots[task.slot].weights)), bounded=False)
         with self._turn:
-            self._wait(lambda: state.mixture is not None)
-        assert state.mixture is not None
-        return state.mixture.weights
+            state = self._groups.setdefault(task.group, _GroupState())
+            if not self.plan.job.method.uses_gram and state.solution is None:
+                state.solution = self.solve(self.plan.groups[task.group], _NO_GRAM)
+            while state.solution is None:
+                self._wait()
+            return state.solution
+
+    def _wait(self) -> None:
+        """Until somebody has changed something; Cancelled when the run was stopped."""
+        if self.stop.is_set():
+            raise Cancelled
+        self._turn.wait(POLL_SECONDS)
 
     def emit(self, number: int, offset: int, data: memoryview) -> None:
         """Write bytes of a tensor; take its digest in order; finish it when the last byte is in."""
@@ -183,19 +200,26 @@ class Run:
             self.sink.write(slot, offset, data)
         with self._turn:
             state = self._slots.setdefault(number, _SlotState())
-            self._wait(lambda: state.next_byte == offset)
-        # Only the worker whose turn it is gets here, so that the digest itself needs no lock.
-        state.digest.update(data)
-        with self._turn:
-            state.next_byte = offset + len(data)
-            self._turn.notify_all()
-            finished = state.next_byte == nbytes(slot.dtype, slot.shape)
-            if finished:
-                del self._slots[number]
+            while state.next_byte != offset and len(state.waiting) > self.plan.budget.workers:
+                self._wait()
+            if state.next_byte != offset:
+                state.waiting[offset] = bytes(data)
+                return
+        part: memoryview | bytes | None = data
+        finished = False
+        while part is not None:
+            # Only the bringer of the next byte gets here, so that the digest itself needs no lock.
+            state.digest.update(part)
+            with self._turn:
+                state.next_byte += len(part)
+                part = state.waiting.pop(state.next_byte, None)
+                finished = part is None and state.next_byte == nbytes(slot.dtype, slot.shape)
+                self._turn.notify_all()
         if finished:
             digest = state.digest.hexdigest()
             self.records.add_digest(slot.name, digest)
             self.sink.finish(slot, digest)
+            del self._slots[number]
 
 
 def solve(plan: Plan, group: Group, gram: Array) -> Mixture:

@@ -157,13 +157,9 @@ def _resume(plan: Plan, staging: Staging, sink: StagingSink, records: Records) -
             if finished:
                 records.add(group, solve(plan, group, _NO_GRAM))
         elif group.name in measured and (finished or not group.rows):
-            mixture = solve(plan, group, sink.read_gram(group, len(plan.slots[group.slots[0]].sources)))
+            run.preset(number, sink.read_gram(group, len(plan.slots[group.slots[0]].sources)))
             if group.rows:
-                records.add_rows(group, 0, mixture)
                 records.finish_rows(group)
-            else:
-                records.add(group, mixture)
-                run.preset(number, mixture)
     return run, len(done)
 
 

@@ -12,7 +12,7 @@ from stockpot import errors
 from stockpot.checkpoint import TORCH_NAMES, TensorInfo, count, itemsize, nbytes
 from stockpot.engine._align import Slot
 from stockpot.engine._budget import ALIGNMENT, STAGE_BYTES, row_elements
-from stockpot.engine._execute import Cancelled, Run
+from stockpot.engine._execute import Cancelled, Run, Solution
 from stockpot.engine._schedule import Copy, Measure, Mix, Rows, Task, Whole
 from stockpot.kernels import (
     BLOCK,
@@ -26,7 +26,6 @@ from stockpot.kernels import (
     mix,
     wide_dtype,
 )
-from stockpot.measure import Array
 
 
 class Worker:
@@ -142,14 +141,14 @@ class Worker:
             gram = gram + one
         group = self.plan.groups[task.group]
         self.run.store_gram(group, 0, gram)
-        weights = self.run.solve(group, gram).weights
+        solution = self.run.solve(group, gram)
         size = sum(info.size_bytes for _, info in slot.sources)
         self.run.count_bytes(size, size // 2)
         step = max(BLOCK, STAGE_BYTES // itemsize(slot.dtype) // BLOCK * BLOCK)
         for start in range(0, total, step):
             self.check_stop()
             stop = min(start + step, total)
-            self.write_mixed(task.slot, slot, cut(views, start, stop), weights, start)
+            self.write_mixed(task.slot, slot, cut(views, start, stop), solution, start)
         self.run.count_bytes(0, size - size // 2)
 
     def measure(self, task: Measure, slot: Slot) -> None:
@@ -166,19 +165,21 @@ class Worker:
         group = self.plan.groups[task.group]
         first = task.start // columns
         self.run.store_gram(group, first, gram)
-        weights = self.run.solve(group, gram, first).weights
+        solution = self.run.solve(group, gram, first)
         # The inner products are journaled before the tensor: a finished tensor always has them.
         self.run.rows_done(task.group)
-        self.write_mixed(task.slot, slot, views, weights, task.start, columns)
+        self.write_mixed(task.slot, slot, views, solution, task.start, columns)
         self.count(slot, task)
 
     def mix(self, task: Mix, slot: Slot) -> None:
         """A piece by known coefficients."""
         views = self.load(slot, task.start, task.stop)
-        self.write_mixed(task.slot, slot, views, self.run.weights_of(task), task.start)
+        self.write_mixed(task.slot, slot, views, self.run.solution_of(task), task.start)
         self.count(slot, task)
 
-    def write_mixed(self, number: int, slot: Slot, views: Views, weights: Array, start: int, columns: int = 0) -> None:
+    def write_mixed(
+        self, number: int, slot: Slot, views: Views, solution: Solution, start: int, columns: int = 0
+    ) -> None:
         """Mix into the staging memory and hand it on."""
         size = nbytes(slot.dtype, (views[0].numel(),))
         stage = self.stage if size <= self.stage.numel() else torch.empty(size, dtype=torch.uint8)
@@ -186,7 +187,15 @@ class Worker:
         out = kept.view(getattr(torch, TORCH_NAMES[slot.dtype]))
         target = out if self.device.type == "cpu" else torch.empty_like(out, device=self.device)
         try:
-            mix(views, weights, target, self.scratch(views), columns=columns, check=not self.allow)
+            mix(
+                views,
+                solution.mixture.weights,
+                target,
+                self.scratch(views),
+                columns=columns,
+                check=not (self.allow or solution.bounded),
+                pass_nonfinite=self.allow,
+            )
         except NonFiniteInputError as error:
             raise self.nonfinite(slot, error, start) from None
         except OverflowedError as error:

@@ -85,14 +85,16 @@ def wide_dtype(dtypes: Sequence[torch.dtype]) -> torch.dtype:
 
 def widen(views: Views, start: int, stop: int, wide: Tensor) -> Tensor:
     """Row 0: the reference; rows i: reference minus input i; elements ``start`` to ``stop``."""
-    block = wide[: len(views), : stop - start]
+    inputs = views.shape[0] if isinstance(views, Tensor) else len(views)
+    block = wide[:inputs, : stop - start]
     if isinstance(views, Tensor):
         block.copy_(views[:, start:stop])
     else:
         for row, view in zip(block, views, strict=True):
             row.copy_(view[start:stop])
-    if len(views) > 1:
-        torch.sub(block[0], block[1:], out=block[1:])
+    if inputs > 1:
+        rest = block[1:]
+        torch.sub(block[0], rest, out=rest)
     return block
 
 
@@ -243,20 +245,22 @@ def mix(
     *,
     columns: int = 0,
     check: bool = True,
+    pass_nonfinite: bool = False,
 ) -> None:
     """out = sum_i weights_i w_i, rounded once into ``out``'s dtype.
 
     ``weights``: shape ``(inputs,)``, or ``(rows, inputs)`` with rows of ``columns`` elements. Where exactly one input
     has a part, with weight 1, or all that have a part are bitwise equal in a block, the bytes are copied.
-    ``check``: raise NonFiniteInputError and OverflowedError (else NaN and Inf pass through).
+    ``check``: look at inputs and output, and raise NonFiniteInputError or OverflowedError. ``pass_nonfinite``: NaN and
+    Inf of an input without a part do not spread.
     Cost: one read of the views, one write.
     """
     length = out.numel()
     if weights.ndim == 1:
-        _mix_span(views, 0, length, weights, out, scratch, check)
+        _mix_span(views, 0, length, weights, out, scratch, check, pass_nonfinite)
     elif columns > BLOCK:
         for row, own in enumerate(weights):
-            _mix_span(views, row * columns, (row + 1) * columns, own, out, scratch, check)
+            _mix_span(views, row * columns, (row + 1) * columns, own, out, scratch, check, pass_nonfinite)
     else:
         step = rows_per_step(columns) * columns
         for start in range(0, length, step):
@@ -266,7 +270,14 @@ def mix(
 
 
 def _mix_span(
-    views: Views, first: int, last: int, weights: NDArray[np.float64], out: Tensor, scratch: Scratch, check: bool
+    views: Views,
+    first: int,
+    last: int,
+    weights: NDArray[np.float64],
+    out: Tensor,
+    scratch: Scratch,
+    check: bool,
+    pass_nonfinite: bool,
 ) -> None:
     """Elements ``first`` to ``last`` with one set of weights, in blocks counted from ``first``."""
     total = _total(weights)
@@ -277,7 +288,7 @@ def _mix_span(
     rest = wide[1:]
     # What has no part is still looked at (0 * NaN is NaN), unless NaN is to pass through.
     steps = torch.from_numpy(weights[None, 1:]).to(wide.dtype).to(wide.device)
-    skip = not check and len(used) < len(weights)
+    skip = pass_nonfinite and len(used) < len(weights)
     for number, start in enumerate(range(first, last, BLOCK)):
         stop = min(start + BLOCK, last)
         if copies and maybe_same[number] and _all_same(views, used, start, stop):
@@ -289,7 +300,7 @@ def _mix_span(
         if skip:
             block[[n for n in range(1, len(weights)) if n not in used]] = 0.0
         mixed = scratch.mixed[: stop - start]
-        if len(views) > 1:
+        if len(weights) > 1:
             torch.mm(steps, rest[:, : stop - start], out=mixed[None])
         else:
             mixed.zero_()

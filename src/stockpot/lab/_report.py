@@ -46,13 +46,15 @@ class Difference:
     points: float
     error: float
 
-    def sentence_part(self) -> str:
+    @property
+    def verdict(self) -> str:
         """In words; a difference within two standard errors counts as none."""
-        if abs(self.points) <= 2 * self.error or self.points == 0:
-            verdict = "neither beats nor trails"
-        else:
-            verdict = "beats" if self.points > 0 else "trails"
-        return f"{verdict} {self.other} ({self.points:+.1f} ± {2 * self.error:.1f})"
+        if abs(self.points) <= 2 * self.error:
+            return "neither beats nor trails"
+        return "beats" if self.points > 0 else "trails"
+
+    def __str__(self) -> str:
+        return f"{self.other} ({self.points:+.1f} ± {2 * self.error:.1f})"
 
 
 @dataclass(frozen=True)
@@ -110,10 +112,15 @@ def findings(kind: str, scores: Mapping[str, Scores], others: Mapping[str, str])
         ("In distribution", {name: found.plain for name, found in scores.items()}),
         ("Under shift", {name: found.shifted for name, found in scores.items()}),
     ):
-        parts = [difference(tensors[kind], tensors[other], called).sentence_part() for other, called in others.items()]
-        listed = ", ".join(parts[:-1]) + (" and " if len(parts) > 1 else "") + parts[-1]
-        sentences.append(f"{place}, {kind} reads {100 * float(tensors[kind].mean()):.1f} %: it {listed}.")
+        found = [difference(tensors[kind], tensors[other], called) for other, called in others.items()]
+        said = [f"{verdict} {_listed(found, verdict)}" for verdict in dict.fromkeys(one.verdict for one in found)]
+        sentences.append(f"{place}, {kind} reads {100 * float(tensors[kind].mean()):.1f} %: it {', and '.join(said)}.")
     return tuple(sentences)
+
+
+def _listed(differences: Sequence[Difference], verdict: str) -> str:
+    names = [str(one) for one in differences if one.verdict == verdict]
+    return ", ".join(names[:-1]) + (" and " if len(names) > 1 else "") + names[-1]
 
 
 def _spread(accuracies: Tensor) -> Spread:
