@@ -158,7 +158,8 @@ class Run:
         if not self.plan.job.method.uses_gram:
             return False
         weights = np.abs(mixture.weights)
-        weights[..., 0] = np.abs(mixture.weights.sum(axis=-1))
+        if self.plan.job.method.needs == "gram":
+            weights[..., 0] = np.abs(mixture.weights.sum(axis=-1))
         norms = np.sqrt(np.maximum(np.diagonal(gram, axis1=-2, axis2=-1), 0.0))
         largest = float((weights * norms).sum(axis=-1).max(initial=0.0))
         names = {TORCH_NAMES[self.plan.slots[number].dtype] for number in group.slots} | {"float32"}

@@ -40,6 +40,7 @@ class Worker:
         self.stage = torch.empty(STAGE_BYTES, dtype=torch.uint8)
         self.scratches: dict[torch.dtype, Scratch] = {}
         self.allow = run.plan.job.recipe.allow_nonfinite
+        self.raw_gram = run.plan.job.method.needs == "raw_gram"
 
     def do(self, task: Task) -> None:
         """Dispatch on the kind of task."""
@@ -135,7 +136,7 @@ class Worker:
         """Read once; measure; solve; mix."""
         total = count(slot.shape)
         views = self.load(slot, 0, total)
-        grams = gram_blocks(views, self.scratch(views), self.allow)
+        grams = gram_blocks(views, self.scratch(views), self.allow, self.raw_gram)
         gram = np.zeros(grams.shape[1:])
         for one in grams:
             gram = gram + one
@@ -154,7 +155,7 @@ class Worker:
     def measure(self, task: Measure, slot: Slot) -> None:
         """Inner products of a piece, into its group's sum."""
         views = self.load(slot, task.start, task.stop)
-        self.run.add_gram(task, gram_blocks(views, self.scratch(views), self.allow))
+        self.run.add_gram(task, gram_blocks(views, self.scratch(views), self.allow, self.raw_gram))
         self.count(slot, task)
 
     def rows(self, task: Rows, slot: Slot) -> None:

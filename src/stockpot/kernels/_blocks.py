@@ -83,8 +83,8 @@ def wide_dtype(dtypes: Sequence[torch.dtype]) -> torch.dtype:
     return torch.float64 if any(dtype in (torch.float32, torch.float64) for dtype in dtypes) else torch.float32
 
 
-def widen(views: Views, start: int, stop: int, wide: Tensor) -> Tensor:
-    """Row 0: the reference; rows i: reference minus input i; elements ``start`` to ``stop``."""
+def widen(views: Views, start: int, stop: int, wide: Tensor, raw: bool = False) -> Tensor:
+    """Row 0: the reference; rows i: reference minus input i (``raw``: input i); elements ``start`` to ``stop``."""
     inputs = views.shape[0] if isinstance(views, Tensor) else len(views)
     block = wide[:inputs, : stop - start]
     if isinstance(views, Tensor):
@@ -92,7 +92,7 @@ def widen(views: Views, start: int, stop: int, wide: Tensor) -> Tensor:
     else:
         for row, view in zip(block, views, strict=True):
             row.copy_(view[start:stop])
-    if inputs > 1:
+    if inputs > 1 and not raw:
         rest = block[1:]
         torch.sub(block[0], rest, out=rest)
     return block
@@ -102,8 +102,9 @@ def gram_blocks(
     views: Float[Tensor, "inputs elements"] | Sequence[Float[Tensor, " elements"]],
     scratch: Scratch,
     allow_nonfinite: bool = False,
+    raw: bool = False,
 ) -> Float64[np.ndarray, "blocks inputs inputs"]:
-    """Inner products of (w_0, w_1 - w_0, ...) for each block of BLOCK elements, float64.
+    """Inner products of (w_0, w_1 - w_0, ...), or ``raw`` of (w_0, w_1, ...), for each block, float64.
 
     Raises NonFiniteInputError unless ``allow_nonfinite``, under which such elements count as zero.
     Cost: one read of the views; inputs^2 products an element.
@@ -114,23 +115,25 @@ def gram_blocks(
     chunks = wide.view(inputs, -1, CHUNK).transpose(0, 1)
     partial = torch.empty(full, BLOCK // CHUNK, inputs, inputs, dtype=wide.dtype, device=wide.device)
     for number in range(full):
-        widen(views, number * BLOCK, (number + 1) * BLOCK, wide)
+        widen(views, number * BLOCK, (number + 1) * BLOCK, wide, raw)
         torch.bmm(chunks, chunks.transpose(1, 2), out=partial[number])
     # The sum over chunks runs along an outer axis, so that numpy adds in order.
     grams: NDArray[np.float64] = partial.double().cpu().numpy().sum(axis=1)
     if length > full * BLOCK or not length:
-        tail = _products(_padded(views, full * BLOCK, length, wide)) if length else np.zeros((inputs, inputs))
+        tail = _products(_padded(views, full * BLOCK, length, wide, raw)) if length else np.zeros((inputs, inputs))
         grams = np.concatenate([grams, tail[None]])
     for number in _unsafe(grams, wide.dtype):
-        grams[number] = _careful(views, number * BLOCK, min((number + 1) * BLOCK, length), scratch, allow_nonfinite)
-    return _with_signs(grams)
+        grams[number] = _careful(
+            views, number * BLOCK, min((number + 1) * BLOCK, length), scratch, allow_nonfinite, raw
+        )
+    return grams if raw else _with_signs(grams)
 
 
-def _padded(views: Views, start: int, stop: int, wide: Tensor) -> Tensor:
+def _padded(views: Views, start: int, stop: int, wide: Tensor, raw: bool) -> Tensor:
     """A part of a block, filled up with zeros to whole chunks."""
     length = stop - start
     padded = -(-length // CHUNK) * CHUNK if length > CHUNK else length
-    block = widen(views, start, stop, wide)
+    block = widen(views, start, stop, wide, raw)
     if padded > length:
         wide[: len(views), length:padded].zero_()
         block = wide[: len(views), :padded]
@@ -159,11 +162,13 @@ def _unsafe(grams: NDArray[np.float64], dtype: torch.dtype) -> list[int]:
     return [int(number) for number in np.flatnonzero(~((squares >= low) & (squares <= high)).all(axis=-1))]
 
 
-def _careful(views: Views, start: int, stop: int, scratch: Scratch, allow_nonfinite: bool) -> NDArray[np.float64]:
+def _careful(
+    views: Views, start: int, stop: int, scratch: Scratch, allow_nonfinite: bool, raw: bool = False
+) -> NDArray[np.float64]:
     """Inner products (rows w_0 - w_i) in float64, each row in units of its largest magnitude."""
     if not allow_nonfinite:
         _raise_nonfinite(views, start, stop)
-    block = _padded(views, start, stop, scratch.wide)
+    block = _padded(views, start, stop, scratch.wide, raw)
     if allow_nonfinite:
         block = block.nan_to_num(nan=0.0, posinf=0.0, neginf=0.0)
     scale = block.abs().amax(dim=1, keepdim=True).double()
@@ -333,18 +338,26 @@ def _copy_exact_rows(
     """Rows that are one input's: its bytes. So too rows without the base where all fine-tunes are equal."""
     sole = (weights != 0.0).sum(axis=1) == 1
     chosen = np.where(sole & (weights.max(axis=1) == 1.0), weights.argmax(axis=1), -1)
-    others = range(1, len(views))
-    if (
-        (weights[:, 0] == 0.0).any()
-        and len({views[i].dtype for i in others}) == 1
-        and _all_same(views, others, start, stop)
-    ):
-        chosen = np.where(weights[:, 0] == 0.0, 1, chosen)
+    if (weights[:, 0] == 0.0).any():
+        alike = _rows_alike(views, start, stop, columns)
+        chosen = np.where((weights[:, 0] == 0.0) & alike, 1, chosen)
     for row in np.flatnonzero(chosen >= 0):
         source = views[int(chosen[row])]
         if source.dtype == out.dtype:
             begin = start + int(row) * columns
             out[begin : begin + columns].copy_(source[begin : begin + columns])
+
+
+def _rows_alike(views: Views, start: int, stop: int, columns: int) -> NDArray[np.bool_]:
+    """Rows on which all inputs but the reference are bitwise equal."""
+    alike = np.ones((stop - start) // columns, dtype=bool)
+    first = views[1]
+    for i in range(2, len(views)):
+        if views[i].dtype != first.dtype:
+            return np.zeros_like(alike)
+        bits = [view[start:stop].view(_BITS[first.dtype]).view(-1, columns) for view in (first, views[i])]
+        alike &= (bits[0] == bits[1]).all(dim=1).cpu().numpy()
+    return alike
 
 
 def _total(weights: NDArray[np.float64]) -> float:

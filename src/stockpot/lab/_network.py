@@ -67,7 +67,7 @@ def train(start: Weights, batches: Batches, how: Training, after_step: Callable[
     the number of steps done.
     """
     weights = {name: tensor.clone().requires_grad_() for name, tensor in start.items()}
-    optimizer = torch.optim.AdamW(weights.values(), lr=how.learning_rate, weight_decay=how.weight_decay)
+    optimizer = torch.optim.AdamW(weights.values(), lr=how.learning_rate, weight_decay=how.weight_decay, fused=True)
     for step in range(how.steps):
         for group in optimizer.param_groups:
             group["lr"] = how.learning_rate * schedule(step, how.steps)

@@ -25,12 +25,16 @@ def norms(gram: Array) -> Array:
 def cosines(gram: Array) -> Array:
     """<d_i, d_j> / (|d_i| |d_j|), shape ``(..., N, N)``, clipped to [-1, 1]; 0 where a task vector is zero.
 
-    Scale-free: each row and column is divided by its own norm, so that no product of tiny norms underflows.
+    Scale-free: each row and column is divided by its own norm, so that no product of tiny norms underflows. Equal task
+    vectors have cosine 1 exactly, whatever the division rounds to.
     """
     length = norms(gram)
     inverse = np.divide(1.0, length, out=np.zeros_like(length), where=length > 0)
-    scaled = deltas(gram) * inverse[..., :, None] * inverse[..., None, :]
-    return np.clip(scaled, -1.0, 1.0)
+    inner = deltas(gram)
+    scaled = inner * inverse[..., :, None] * inverse[..., None, :]
+    squares = np.diagonal(inner, axis1=-2, axis2=-1)
+    equal = (inner == squares[..., :, None]) & (inner == squares[..., None, :]) & (inner > 0)
+    return np.where(equal, 1.0, np.clip(scaled, -1.0, 1.0))
 
 
 def mean_cosine(gram: Array) -> Array:

@@ -67,13 +67,18 @@ class Method:
     function: Callable[..., Mixture]
     base: BaseRole
     models: tuple[int, int | None]
-    uses_gram: bool
+    needs: Literal["gram", "raw_gram", "count"]
     granularity: str | None
     reference: str
     recipe_required: tuple[str, ...]
     affine: bool = True
     """Whether the weights sum to one whatever the inputs, so that moving all inputs moves the result alike."""
     why_models: str = ""
+
+    @property
+    def uses_gram(self) -> bool:
+        """Whether a pass for inner products is needed."""
+        return self.needs != "count"
 
     @property
     def summary(self) -> str:
@@ -112,18 +117,20 @@ def coefficients(
 ) -> Callable[[Callable[..., Mixture]], Method]:
     """Make a method of kind 1 (linear combination) from its function.
 
-    The function's first argument is named ``gram`` (inner products, reference first) or ``count`` (the number of
-    inputs, for methods that need no pass over the weights).
+    The function's first argument is named ``gram`` (inner products of the reference and of the differences from it),
+    ``raw_gram`` (of the inputs themselves) or ``count`` (the number of inputs, for methods that need no pass over the
+    weights).
     """
 
     def make(function: Callable[..., Mixture]) -> Method:
         first = next(iter(inspect.signature(function).parameters))
+        assert first in ("gram", "raw_gram", "count"), f"the first argument of a method cannot be {first}"
         return Method(
             function.__name__,
             function,
             base,
             models,
-            first == "gram",
+            typing.cast(Literal["gram", "raw_gram", "count"], first),
             granularity,
             reference,
             recipe_required,

@@ -51,26 +51,23 @@ def model_stock(
     array(0.6667)
     """
     frozen = is_frozen(gram)
+    n = gram.shape[-1] - 1
+    fallback = np.zeros_like(frozen)
+    free_steps = None
     if norms == "free":
-        steps, clamped, fallback = _free(gram, negative)
-        equal, equal_clamped = _equal(gram, np.where(fallback, False, True) | frozen, negative)
-        steps = np.where(fallback[..., None], equal, steps)
-        clamped = np.where(fallback, equal_clamped, clamped)
-    else:
-        steps, clamped = _equal(gram, frozen, negative)
-        fallback = np.zeros_like(frozen)
-    # A group whose steps are t/N each gives the base exactly 1 - t; summing N roundings could leave a remainder.
-    total = np.where(_uniform(steps), steps[..., 0] * steps.shape[-1], steps.sum(axis=-1))
-    weights = np.concatenate([(1.0 - total)[..., None], steps], axis=-1)
-    return Mixture(weights, np.where(frozen, np.nan, total), clamped & ~frozen, fallback & ~frozen)
-
-
-def _uniform(steps: Array) -> NDArray[np.bool_]:
-    return np.asarray(np.all(steps == steps[..., :1], axis=-1))
+        free_steps, free_clamped, fallback = _free(gram, negative)
+    ratio, clamped = _equal(gram, frozen | (~fallback if free_steps is not None else False), negative)
+    steps = np.repeat((ratio / n)[..., None], n, axis=-1)
+    if free_steps is not None:
+        ratio = np.where(fallback, ratio, free_steps.sum(axis=-1))
+        steps = np.where(fallback[..., None], steps, free_steps)
+        clamped = np.where(fallback, clamped, free_clamped)
+    weights = np.concatenate([(1.0 - ratio)[..., None], steps], axis=-1)
+    return Mixture(weights, np.where(frozen, np.nan, ratio), clamped & ~frozen, fallback & ~frozen)
 
 
 def _equal(gram: Array, skip: NDArray[np.bool_], negative: str) -> tuple[Array, NDArray[np.bool_]]:
-    """The paper's ratio as steps a_i = t/N; zero where skipped."""
+    """The paper's ratio t; zero where skipped."""
     n = gram.shape[-1] - 1
     cosine = np.minimum(mean_cosine(gram), 1.0)
     below = (cosine <= 0) & ~skip
@@ -89,8 +86,7 @@ def _equal(gram: Array, skip: NDArray[np.bool_], negative: str) -> tuple[Array, 
         )
     zero = skip | (below if negative == "clamp" else np.zeros_like(below))
     ratio = np.divide(n * cosine, pole, out=np.zeros_like(cosine), where=~zero)
-    steps = np.repeat((ratio / n)[..., None], n, axis=-1)
-    return steps, below if negative == "clamp" else np.zeros_like(below)
+    return ratio, below if negative == "clamp" else np.zeros_like(below)
 
 
 def _free(gram: Array, negative: str) -> tuple[Array, NDArray[np.bool_], NDArray[np.bool_]]:
