@@ -13,6 +13,7 @@ from __future__ import annotations
 
 import json
 import struct
+from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -98,7 +99,8 @@ def length(prefix: bytes, file_bytes: int, path: str) -> int:
 def parse(text: bytes, data_bytes: int, path: str, file: int = 0) -> tuple[list[TensorInfo], dict[str, str]]:
     """Tensors (in the order of their bytes) and metadata of a header whose data section has ``data_bytes`` bytes."""
     header = _load_json(text, path)
-    metadata = header.pop("__metadata__", None) or {}
+    metadata = header.pop("__metadata__", None)
+    metadata = {} if metadata is None else metadata
     if not isinstance(metadata, dict) or not all(isinstance(value, str) for value in metadata.values()):
         raise errors.HeaderSyntaxError("__metadata__ is not a map of strings", file=path)
     base = 8 + len(text)
@@ -112,8 +114,7 @@ def _load_json(text: bytes, path: str) -> dict[str, Any]:
     def unique(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
         found = dict(pairs)
         if len(found) != len(pairs):
-            names = [name for name, _ in pairs]
-            twice = next(name for name in names if names.count(name) > 1)
+            twice = Counter(name for name, _ in pairs).most_common(1)[0][0]
             raise errors.DuplicateNameError("the header names a tensor twice", tensor=twice, file=path)
         return found
 
@@ -134,7 +135,16 @@ def _is_natural(value: object) -> bool:
     return type(value) is int and value >= 0
 
 
+def require_name(name: str, path: str) -> None:
+    """A tensor's name must be text that can be written."""
+    try:
+        name.encode()
+    except UnicodeEncodeError:
+        raise errors.HeaderSyntaxError("a tensor's name is no Unicode text", file=path, got=ascii(name)[:80]) from None
+
+
 def _tensor(name: str, entry: object, data_bytes: int, base: int, path: str, file: int) -> TensorInfo:
+    require_name(name, path)
     if not isinstance(entry, dict) or set(entry) != {"dtype", "shape", "data_offsets"}:
         raise errors.HeaderSyntaxError(
             "a header entry is not {dtype, shape, data_offsets}", tensor=name, file=path, got=repr(entry)[:80]
@@ -151,7 +161,7 @@ def _tensor(name: str, entry: object, data_bytes: int, base: int, path: str, fil
     begin, end = offsets
     if end < begin:
         raise errors.OffsetError("data_offsets run backwards", tensor=name, file=path, got=f"[{begin}, {end}]")
-    if _dtypes.count(shape) > _dtypes.MAX_ELEMENTS:
+    if _dtypes.count([size for size in shape if size]) > _dtypes.MAX_ELEMENTS:
         raise errors.BadShapeError("the shape's count is absurd", tensor=name, file=path, got=repr(shape)[:80])
     try:
         size = _dtypes.nbytes(dtype, shape)

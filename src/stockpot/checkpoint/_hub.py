@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 from pathlib import Path
+from typing import NoReturn
 
 from stockpot import errors
 
@@ -13,14 +14,19 @@ _WANTED = ("*.safetensors", "*.safetensors.index.json", "*.json", "*.txt", "*.mo
 
 def is_hub_id(ref: str) -> bool:
     """Whether a reference that is no path has the form ``name/name[@revision]``."""
-    return _ID.match(ref) is not None
+    return _ID.fullmatch(ref) is not None
+
+
+def not_there(ref: str) -> NoReturn:
+    """Refuse what can only be a path."""
+    raise errors.NotFoundError("no such file or folder", file=ref, remedy="check the path")
 
 
 def fetch(ref: str) -> Path:
     """Local folder of a Hub id's snapshot; raises NotFoundError for anything that is neither path nor reachable id."""
-    match = _ID.match(ref)
+    match = _ID.fullmatch(ref)
     if match is None:
-        raise errors.NotFoundError("no such file or folder", file=ref, remedy="check the path")
+        return not_there(ref)
     try:
         import huggingface_hub
     except ImportError:

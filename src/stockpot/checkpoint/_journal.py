@@ -30,7 +30,9 @@ def decode(content: bytes) -> tuple[list[dict[str, Any]], int]:
             break
         try:
             record = json.loads(text)
-        except ValueError:
+        except (ValueError, RecursionError):
+            break
+        if not isinstance(record, dict):
             break
         records.append(record)
         intact = end + 1
@@ -41,8 +43,9 @@ class Journal:
     """Append-only, synced by ``commit``."""
 
     def __init__(self, path: Path) -> None:
-        self.records, intact = decode(path.read_bytes()) if path.exists() else ([], 0)
-        self._fd = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o666)
+        self._fd = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC | os.O_NOFOLLOW, 0o666)
+        with open(self._fd, "rb", closefd=False) as handle:
+            self.records, intact = decode(handle.read())
         os.ftruncate(self._fd, intact)
         os.lseek(self._fd, 0, os.SEEK_END)
 

@@ -100,7 +100,7 @@ def open_checkpoint(ref: str | Path) -> Checkpoint:
     typed = str(ref)
     path = Path(typed).expanduser()
     if not path.exists():
-        path = _hub.fetch(typed)
+        path = _hub.fetch(typed) if isinstance(ref, str) else _hub.not_there(typed)
     if path.is_dir():
         return _open_folder(typed, path)
     return _open_files(typed, path, [path])
@@ -130,7 +130,9 @@ def _choose(names: Sequence[str], folder: Path) -> str:
         return [
             n
             for n in names
-            if n.endswith(suffixes) and not n.startswith(".") and not any(word in n for word in _OPTIMIZER_WORDS)
+            if n.endswith(suffixes)
+            and not n.startswith((".", "stockpot_"))
+            and not any(word in n for word in _OPTIMIZER_WORDS)
         ]
 
     for preferred, candidates in (
@@ -216,7 +218,7 @@ def _open_files(ref: str, root: Path, paths: Sequence[Path]) -> Checkpoint:
         files.append(identity(path, digest))
         metadata.update(file_metadata)
         aliases.update(more_aliases)
-        notes += [f"{path.name}: {part!r} taken off" for part in unwrapped]
+        notes += [f"{path.name}: {part}" for part in unwrapped]
         for info in infos:
             if info.name in tensors:
                 raise errors.DuplicateNameError(

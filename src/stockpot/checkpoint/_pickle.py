@@ -1,25 +1,26 @@
 """State dicts saved by ``torch.save``, read without running anything and without loading the weights.
 
-The pickle inside is interpreted by an unpickler that knows a short list of globals and answers each with an inert
-stand-in of ours, so that no imported code is ever called. What comes out says, for each tensor, where its bytes lie
-in the file; they are then read by range like those of any other format. Both forms of file are known: the zip
-archive (torch >= 1.6, stored uncompressed) and the older sequence of pickles followed by raw storages.
+The pickle inside is interpreted by a machine that knows a short list of globals and answers each with something of
+ours. What comes out says, for each tensor, where its bytes lie in the file; they are then read by range like those of
+any other format. Both forms of file are known: the zip archive (torch >= 1.6, stored uncompressed) and the older
+sequence of pickles followed by raw storages.
 """
 
 from __future__ import annotations
 
 import io
-import pickle
 import struct
 import zipfile
+import zlib
 from collections.abc import Callable, Iterator, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, BinaryIO
 
 from stockpot import errors
 from stockpot.checkpoint import _dtypes
-from stockpot.checkpoint._header import TensorInfo
+from stockpot.checkpoint._header import TensorInfo, require_name
+from stockpot.checkpoint._pickle_machine import OPAQUE, Function, PickleError, run
 
 LEGACY_MAGIC = 0x1950A86A20F9469CFC6C
 PICKLE_CAP = 1 << 30
@@ -57,6 +58,8 @@ _OPAQUE = {
     ("pathlib._local", "PosixPath"),
     ("torch", "Size"),
     ("torch", "device"),
+    ("torch.nn.parameter", "Parameter"),
+    ("torch.nn", "Parameter"),
     ("torch.serialization", "_get_layout"),
     ("builtins", "set"),
     ("builtins", "int"),
@@ -85,48 +88,6 @@ class _Tensor:
     offset: int
     shape: tuple[int, ...]
     strides: tuple[int, ...]
-
-
-class _Opaque(dict[Any, Any]):
-    """Stands for an object that we do not need: takes any arguments, keeps none, calls nothing."""
-
-    __slots__ = ()
-
-    def __init__(self, *args: object) -> None:
-        super().__init__()
-
-    def __setstate__(self, state: object) -> None:
-        """Forget it."""
-
-    def __setitem__(self, key: object, value: object) -> None:
-        """Forget it."""
-
-    def append(self, value: object) -> None:
-        """Forget it (APPENDS opcode)."""
-
-    def extend(self, values: object) -> None:
-        """Forget them."""
-
-    def add(self, value: object) -> None:
-        """Forget it (ADDITEMS opcode)."""
-
-    def __hash__(self) -> int:  # type: ignore[override]  # it may stand as a key of a dict
-        return id(self)
-
-
-class _Rebuild:
-    """Stands for ``torch._utils._rebuild_tensor_v2`` and its kin."""
-
-    __slots__ = ("name",)
-
-    def __init__(self, name: str) -> None:
-        self.name = name
-
-    def __call__(self, *args: Any) -> object:
-        try:
-            return _REBUILDERS[self.name](*args)
-        except (TypeError, ValueError, IndexError) as error:
-            raise pickle.UnpicklingError(f"{self.name} got arguments it cannot take ({error})") from None
 
 
 @dataclass(frozen=True, slots=True)
@@ -170,9 +131,9 @@ def _rebuild_parameter(data: object, *_: object) -> object:
 
 
 def _rebuild_from_type(function: object, kind: object, args: object, *_: object) -> object:
-    if not isinstance(function, _Rebuild) or not isinstance(args, tuple):
+    if not isinstance(function, Function) or not isinstance(args, tuple):
         raise ValueError("not a tensor")
-    return function(*args)
+    return function.call(args)
 
 
 _REBUILDERS: Mapping[str, Callable[..., object]] = {
@@ -185,55 +146,62 @@ _REBUILDERS: Mapping[str, Callable[..., object]] = {
 }
 
 
-class _Unpickler(pickle.Unpickler):
-    """Knows the globals of a state dict; refuses every other, by name, before anything is called."""
+def _ordered_dict(arguments: tuple[Any, ...]) -> dict[Any, Any]:
+    """``OrderedDict()``, or of a list of pairs as Python 2 pickled it."""
+    found = {}
+    for pair in arguments[0] if arguments and isinstance(arguments[0], list) else ():
+        if isinstance(pair, list | tuple) and len(pair) == 2 and isinstance(pair[0], str):
+            found[pair[0]] = pair[1]
+    return found
 
-    def __init__(self, file: BinaryIO, path: str) -> None:
-        super().__init__(file, encoding="utf-8")
-        self.path = path
-        # Classes of this unpickler alone: a hostile BUILD can change no class that anyone else uses.
-        self._ordered_dict = type("OrderedDict", (dict,), {})
-        self._opaque = type("Opaque", (_Opaque,), {})
 
-    def find_class(self, module: str, name: str) -> Any:
+@dataclass
+class _Reader:
+    """What one file's pickles may name; remembers the dtype of each storage, which the older form needs."""
+
+    path: str
+    storages: dict[str, str] = field(default_factory=dict)
+
+    def load(self, file: BinaryIO) -> Any:
+        """The next pickle."""
+        try:
+            return run(file, self.find_global, self.persistent_load)
+        except PickleError as error:
+            raise errors.PickleFormatError(
+                f"the pickle cannot be read ({error})", file=self.path, remedy="copy or download it again"
+            ) from None
+
+    def find_global(self, module: str, name: str) -> Any:
+        """Something of ours for a global of a state dict; every other is refused by name."""
         if (module, name) == ("collections", "OrderedDict"):
-            return self._ordered_dict
+            return Function(_ordered_dict)
         if module in ("torch._utils", "torch._tensor") and name in _REBUILDERS:
-            return _Rebuild(name)
+            rebuild = _REBUILDERS[name]
+            return Function(lambda arguments: rebuild(*arguments))
         if module in ("torch", "torch.storage") and name in _STORAGE_DTYPES:
             return _Dtype(_STORAGE_DTYPES[name])
-        if module in ("torch.nn.parameter", "torch.nn") and name == "Parameter":
-            return self._opaque
         if module == "torch" and name in _dtypes.CODES:
             return _Dtype(_dtypes.CODES[name])
         if (module, name) in _OPAQUE:
-            return self._opaque
+            return OPAQUE
+        shown = f"{module}.{name}".encode("ascii", "backslashreplace").decode()[:200]
         raise errors.UnsafePickleError(
-            f"the pickle asks for {module}.{name}, which is not part of a state dict; nothing of it was run",
+            f"the pickle asks for {shown}, which is not part of a state dict; nothing of it was run",
             file=self.path,
             remedy="load it where you trust it and save the state dict alone, best as safetensors",
         )
 
     def persistent_load(self, pid: Any) -> _Storage:
+        """A storage: ('storage', type, key, location, count[, view])."""
         if not isinstance(pid, tuple) or len(pid) < 5 or pid[0] != "storage" or not isinstance(pid[1], _Dtype):
-            raise pickle.UnpicklingError("an unknown persistent id")
-        begin = 0
-        if len(pid) > 5 and isinstance(pid[5], tuple) and type(pid[5][1]) is int:
+            raise PickleError("an unknown persistent id")
+        if not isinstance(pid[2], str | int):
+            raise PickleError("a storage without a name")
+        key, begin = str(pid[2]), 0
+        if len(pid) > 5 and isinstance(pid[5], tuple) and len(pid[5]) > 1 and type(pid[5][1]) is int:
             begin = pid[5][1]
-        return _Storage(str(pid[2]), pid[1].code, begin)
-
-
-def _load(file: BinaryIO, path: str) -> Any:
-    try:
-        return _Unpickler(file, path).load()
-    except errors.StockpotError:
-        raise
-    except Exception as error:  # a hostile pickle can raise nearly anything from the opcode machine
-        raise errors.PickleFormatError(
-            f"the pickle cannot be read ({type(error).__name__}: {error})",
-            file=path,
-            remedy="copy or download it again",
-        ) from None
+        self.storages[key] = pid[1].code
+        return _Storage(key, pid[1].code, begin)
 
 
 @dataclass(frozen=True, slots=True)
@@ -252,6 +220,13 @@ def read_state_dict(path: Path, file: int = 0) -> StateDict:
         magic = handle.read(4)
         handle.seek(0)
         root, ranges = _open_zip(handle, text) if magic == b"PK\x03\x04" else _open_legacy(handle, text)
+        size = handle.seek(0, io.SEEK_END)
+    for key, (begin, count) in ranges.items():
+        if begin + count > size:
+            raise errors.TruncatedFileError(
+                "the file ends before its storages do", file=text, tensor=f"storage {key[:80]}",
+                expected=f"{begin + count} bytes", got=f"{size} bytes", remedy="copy or download it again",
+            )  # fmt: skip
     named, unwrapped = _unwrap(root, text)
     infos, aliases = _tensors(named, ranges, file, text)
     return StateDict(infos, aliases, unwrapped)
@@ -265,7 +240,7 @@ def _open_zip(handle: BinaryIO, path: str) -> tuple[Any, dict[str, tuple[int, in
             if len(pickles) != 1 or pickles[0].file_size > PICKLE_CAP:
                 raise errors.PickleFormatError("no state dict in this archive", file=path, expected="one data.pkl")
             prefix = pickles[0].filename[: -len("data.pkl")]
-            root = _load(io.BytesIO(archive.read(pickles[0])), path)
+            root = _Reader(path).load(io.BytesIO(archive.read(pickles[0])))
             ranges = {}
             for member in members:
                 if member.filename.startswith(prefix + "data/"):
@@ -279,7 +254,7 @@ def _open_zip(handle: BinaryIO, path: str) -> tuple[Any, dict[str, tuple[int, in
             if byteorder in archive.namelist() and archive.read(byteorder) != b"little":
                 raise errors.PickleFormatError("the weights are big-endian", file=path, expected="little-endian")
             return root, ranges
-    except (zipfile.BadZipFile, NotImplementedError, OSError, RuntimeError, EOFError) as error:
+    except (zipfile.BadZipFile, NotImplementedError, OSError, RuntimeError, EOFError, ValueError, zlib.error) as error:
         if isinstance(error, errors.StockpotError):
             raise
         raise errors.PickleFormatError(
@@ -299,60 +274,40 @@ def _member_offset(handle: BinaryIO, member: zipfile.ZipInfo, path: str) -> int:
 
 def _open_legacy(handle: BinaryIO, path: str) -> tuple[Any, dict[str, tuple[int, int]]]:
     """Magic, protocol, system, object, storage keys (a pickle each), then per key its element count and its bytes."""
-    if _load(handle, path) != LEGACY_MAGIC:
+    reader = _Reader(path)
+    if reader.load(handle) != LEGACY_MAGIC:
         raise errors.PickleFormatError("not a file of torch.save", file=path)
-    _load(handle, path)
-    system = _load(handle, path)
+    reader.load(handle)
+    system = reader.load(handle)
     if isinstance(system, dict) and system.get("little_endian") is False:
         raise errors.PickleFormatError("the weights are big-endian", file=path, expected="little-endian")
-    unpickler = _LegacyUnpickler(handle, path)
-    try:
-        root = unpickler.load()
-    except errors.StockpotError:
-        raise
-    except Exception as error:
-        raise errors.PickleFormatError(f"the pickle cannot be read ({error})", file=path) from None
+    root = reader.load(handle)
     ranges = {}
-    keys = _load(handle, path)
+    keys = reader.load(handle)
     for key in keys if isinstance(keys, list) else []:
-        count = handle.read(8)
-        dtype = unpickler.storages.get(str(key))
-        if len(count) < 8 or dtype is None:
+        stated = handle.read(8)
+        dtype = reader.storages.get(str(key)) if isinstance(key, str | int) else None
+        if len(stated) < 8 or dtype is None:
             raise errors.TruncatedFileError("the file ends before its storages do", file=path)
-        size = struct.unpack("<q", count)[0] * _dtypes.itemsize(dtype)
+        size = struct.unpack("<q", stated)[0] * _dtypes.itemsize(dtype)
         if size < 0:
             raise errors.PickleFormatError("a storage of negative size", file=path)
         ranges[str(key)] = (handle.tell(), size)
+        if handle.tell() + size >= 1 << 63:
+            raise errors.TruncatedFileError("the file ends before its storages do", file=path, got=f"{size} bytes")
         handle.seek(size, io.SEEK_CUR)
     return root, ranges
-
-
-class _LegacyUnpickler(_Unpickler):
-    """Remembers the dtype of each storage, since the file states only element counts."""
-
-    def __init__(self, file: BinaryIO, path: str) -> None:
-        super().__init__(file, path)
-        self.storages: dict[str, str] = {}
-
-    def persistent_load(self, pid: Any) -> _Storage:
-        storage = super().persistent_load(pid)
-        self.storages[storage.key] = storage.dtype
-        return storage
 
 
 def _unwrap(root: Any, path: str) -> tuple[dict[str, _Tensor], tuple[str, ...]]:
     """The flat name -> tensor map, after the common wrappers and prefixes; says which were taken off."""
     said: list[str] = []
-    for _ in range(2):
-        if not isinstance(root, dict):
-            break
-        if any(isinstance(value, _Tensor) for value in root.values()):
-            break
-        wrapper = next((key for key in WRAPPERS if isinstance(root.get(key), dict)), None)
-        if wrapper is None:
+    while isinstance(root, dict):
+        wrapper = next((key for key in WRAPPERS if _holds_tensors(root.get(key))), None)
+        if wrapper is None or len(said) == 2:
             break
         root = root[wrapper]
-        said.append(wrapper)
+        said.append(f"{wrapper!r} taken off")
     found = {k: v for k, v in root.items() if isinstance(v, _Tensor)} if isinstance(root, dict) else {}
     if not found or not all(isinstance(name, str) for name in found):
         raise errors.PickleFormatError(
@@ -361,10 +316,21 @@ def _unwrap(root: Any, path: str) -> tuple[dict[str, _Tensor], tuple[str, ...]]:
             expected=f"a map of names to tensors, or one under {', '.join(WRAPPERS)}",
             got=type(root).__name__,
         )
+    beside = [str(key)[:80] for key in root if _holds_tensors(root[key])]
+    said += [f"{key!r}, a map of tensors beside the others, left out" for key in beside]
     for prefix in _prefixes(found):
         found = {name[len(prefix) :]: value for name, value in found.items()}
-        said.append(prefix)
+        said.append(f"{prefix!r} taken off")
     return found, tuple(said)
+
+
+def _holds_tensors(value: object) -> bool:
+    """Whether it is a map with tensors in it, or in a map in it (a wrapper in a wrapper)."""
+    if not isinstance(value, dict):
+        return False
+    inner = list(value.values())
+    inner += [one for part in inner if isinstance(part, dict) for one in part.values()]
+    return any(isinstance(one, _Tensor) for one in inner)
 
 
 def _prefixes(names: Mapping[str, object]) -> Iterator[str]:
@@ -398,6 +364,7 @@ def _tensors(
     infos: list[TensorInfo] = []
     aliases: dict[str, str] = {}
     for name, tensor in named.items():
+        require_name(name, path)
         place = (tensor.storage.key, tensor.dtype, tensor.offset, tensor.shape, tensor.strides)
         if _dtypes.count(tensor.shape) and place in first:
             aliases[name] = first[place]
@@ -410,10 +377,10 @@ def _tensors(
 def _info(name: str, tensor: _Tensor, ranges: Mapping[str, tuple[int, int]], file: int, path: str) -> TensorInfo:
     item = _dtypes.itemsize(tensor.dtype)
     elements = _dtypes.count(tensor.shape)
+    if _dtypes.count([size for size in tensor.shape if size]) > _dtypes.MAX_ELEMENTS or len(tensor.shape) > 64:
+        raise errors.BadShapeError("the shape's count is absurd", tensor=name, file=path, got=str(tensor.shape)[:80])
     if elements == 0:
         return TensorInfo(name, tensor.dtype, tensor.shape, file, 0, 0)
-    if elements > _dtypes.MAX_ELEMENTS or len(tensor.shape) > 64:
-        raise errors.BadShapeError("the shape's count is absurd", tensor=name, file=path, got=str(tensor.shape)[:80])
     if tensor.storage.key not in ranges:
         raise errors.PickleFormatError("a storage is missing", tensor=name, file=path)
     begin, size = ranges[tensor.storage.key]
@@ -421,7 +388,7 @@ def _info(name: str, tensor: _Tensor, ranges: Mapping[str, tuple[int, int]], fil
     extent = (
         elements if dense else 1 + sum((n - 1) * step for n, step in zip(tensor.shape, tensor.strides, strict=True))
     )
-    if (tensor.offset + extent) * item > size or (not dense and extent > 4 * elements):
+    if (tensor.offset + extent) * item > size:
         raise errors.OffsetError(
             "the tensor lies outside its storage", tensor=name, file=path,
             expected=f"at most {size} bytes", got=(tensor.offset + extent) * item,

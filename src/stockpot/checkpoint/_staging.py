@@ -89,7 +89,7 @@ class Staging:
         self._mutex = threading.Lock()
         self._wake = threading.Event()
         self._syncer: threading.Thread | None = None
-        self._failure: BaseException | None = None
+        self._failure: OSError | None = None
         self._stop = False
         if self.folder.is_symlink():
             raise errors.OutputError("the place for the unfinished output is a symbolic link", file=str(self.folder))
@@ -157,6 +157,8 @@ class Staging:
         self._fds[name] = fd
         try:
             if os.fstat(fd).st_size != size:
+                if self.finished:  # it is not the file that the journal speaks of
+                    self._journal.forget()
                 os.ftruncate(fd, size)
             if size:
                 _allocate(fd, size)
@@ -188,7 +190,7 @@ class Staging:
     def write(self, name: str, offset: int, data: memoryview) -> None:
         """Write bytes at their place; thread-safe."""
         if self._failure is not None:
-            raise errors.RunError(f"syncing the output failed ({self._failure})", file=str(self.folder))
+            raise _write_error(self._failure, self.folder)
         try:
             _write_all(self._fds[name], data, offset)
         except OSError as error:
@@ -231,23 +233,20 @@ class Staging:
         if self._syncer is not None:
             self._syncer.join()
         if self._failure is not None:
-            raise errors.RunError(f"syncing the output failed ({self._failure})", file=str(self.folder))
+            raise _write_error(self._failure, self.folder)
         try:
             self._sync()
         except OSError as error:
             raise _write_error(error, self.folder) from error
 
-    def add_file(self, name: str, content: bytes | Path) -> None:
+    def add_file(self, name: str, content: bytes) -> None:
         """A small file, written whole."""
         path = self.folder / name
         path.parent.mkdir(parents=True, exist_ok=True)
         try:
-            if isinstance(content, Path):
-                shutil.copyfile(content, path)
-            else:
-                path.write_bytes(content)
-            fd = os.open(path, os.O_RDONLY)
+            fd = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_CLOEXEC | os.O_NOFOLLOW, 0o666)
             try:
+                _write_all(fd, memoryview(content), 0)
                 os.fsync(fd)
             finally:
                 os.close(fd)

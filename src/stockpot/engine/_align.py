@@ -79,7 +79,7 @@ def align(job: Job, inputs: Inputs) -> Alignment:
     views, aliases, untied = _tied_views(_renamed(job, inputs), inputs)
     names = _output_names(job, inputs, views, aliases)
     selected = _selection(job, names)
-    decisions: list[Decision] = []
+    decisions = [Decision(name, "ties", "untied: not all inputs tie it") for name in untied if name in names]
     problems: list[errors.AlignmentError] = []
     slots: list[Slot] = []
     missing: dict[str, list[int]] = {}
@@ -110,12 +110,13 @@ def align(job: Job, inputs: Inputs) -> Alignment:
         {alias: name for alias, name in aliases.items() if name in kept},
         template,
         tuple(decisions),
-        untied,
+        bool(untied),
         tuple(notes),
     )
 
 
 def _renamed(job: Job, inputs: Inputs) -> list[dict[str, TensorInfo]]:
+    """Every name of each input (further names of the same bytes too), after ``--rename``."""
     rules = [split_rename(text) for text in job.recipe.policies.rename]
     highest = len(inputs.models)
     for who, _, _ in rules:
@@ -126,19 +127,20 @@ def _renamed(job: Job, inputs: Inputs) -> list[dict[str, TensorInfo]]:
     for number, checkpoint in enumerate(inputs.checkpoints):
         label = "base" if inputs.has_base and number == 0 else str(number - inputs.first_model + 1)
         view: dict[str, TensorInfo] = {}
-        for name, info in checkpoint.tensors.items():
+        aliased = {alias: checkpoint.tensors[kept] for alias, kept in checkpoint.aliases.items()}
+        for name, info in [*checkpoint.tensors.items(), *aliased.items()]:
             new = name
             for place, (who, pattern, replacement) in enumerate(rules):
                 if who in (None, label):
-                    changed, hits = re.subn(pattern, replacement, new)
+                    changed, hits = _replace(pattern, replacement, new)
                     used[place] |= bool(hits)
                     new = changed
-            if new in view or not new:
+            if new in view or (not new and name):
                 raise errors.UsageError(
-                    "--rename gives two tensors one name",
-                    tensor=new,
+                    "--rename gives two tensors one name" if new else "--rename takes a whole name away",
+                    tensor=new or name,
                     file=checkpoint.ref,
-                    got=f"{name} and {view[new].name}" if new else name,
+                    got=f"{name} and {view[new].name}" if new else None,
                 )
             view[new] = info
         views.append(view)
@@ -148,33 +150,36 @@ def _renamed(job: Job, inputs: Inputs) -> list[dict[str, TensorInfo]]:
     return views
 
 
+def _replace(pattern: str, replacement: str, name: str) -> tuple[str, int]:
+    try:
+        return re.subn(pattern, replacement, name)
+    except (re.error, IndexError) as error:
+        raise errors.ParameterError(f"--rename's replacement cannot be used ({error})", got=repr(replacement)) from None
+
+
 def _tied_views(
     views: list[dict[str, TensorInfo]], inputs: Inputs
-) -> tuple[list[dict[str, TensorInfo]], dict[str, str], bool]:
-    """Add aliases to each view; pairs tied everywhere stay aliases, others become tensors of their own."""
-    lookups: list[dict[str, TensorInfo]] = []
-    pairs: dict[str, str] = {}
+) -> tuple[list[dict[str, TensorInfo]], dict[str, str], list[str]]:
+    """Names tied everywhere become aliases of the output's tensor; the others, returned last, tensors of their own."""
+    untied: dict[str, None] = {}
+    known: set[str] = set().union(*views)
     for view, checkpoint in zip(views, inputs.checkpoints, strict=True):
-        places = {info.name: name for name, info in view.items()}
-        full = dict(view)
-        for alias, kept in checkpoint.aliases.items():
-            full[alias] = checkpoint.tensors[kept]
-            pairs.setdefault(alias, places[kept])
-        lookups.append(full)
-    untied = False
-    own = set().union(*views)
-    for lookup, checkpoint in zip(lookups, inputs.checkpoints, strict=True):
-        if checkpoint.config.get("tie_word_embeddings") and (pair := tied_head(lookup, own)):
+        if checkpoint.config.get("tie_word_embeddings") and (pair := tied_head(view, known)):
             head, embedding = pair
-            lookup[head] = lookup[embedding]
-            untied = True
-    aliases = {}
-    for alias, kept in pairs.items():
-        if all(lookup.get(alias) is lookup.get(kept) for lookup in lookups):
-            aliases[alias] = kept
-        else:
-            untied = True
-    return lookups, aliases, untied
+            view[head] = view[embedding]
+            untied[head] = None
+    aliases: dict[str, str] = {}
+    for view in views:
+        first: dict[int, str] = {}
+        for name, info in view.items():
+            kept = first.setdefault(id(info), name)
+            if kept == name or name in aliases or kept in aliases or name in untied:
+                continue
+            if all(other.get(name) is other.get(kept) for other in views):
+                aliases[name] = kept
+            else:
+                untied[name] = None
+    return views, aliases, list(untied)
 
 
 def _output_names(job: Job, inputs: Inputs, views: Sequence[View], aliases: Mapping[str, str]) -> list[str]:

@@ -12,7 +12,7 @@ import torch
 
 import stockpot
 from stockpot.errors import OutputExistsError, ParameterError
-from stockpot.lab._digits import SHIFTS, Examples, Split, jittered, load_digits, shifted, split
+from stockpot.lab._digits import SHIFTS, TEST_COUNT, Examples, Split, jittered, load_digits, shifted, split
 from stockpot.lab._glyphs import load_glyphs, render
 from stockpot.lab._network import Training, Weights, correct, initial_weights, load_checkpoint, save_checkpoint, train
 from stockpot.lab._random import stream
@@ -33,8 +33,15 @@ class DemoSettings:
     seed: int = 0
     finetunes: int = 8
     train_digits: int = 100
+    test_digits: int = TEST_COUNT
     pretraining: Training = PRETRAINING
     finetuning: Training = FINETUNING
+
+    def __post_init__(self) -> None:
+        if self.finetunes < 2:
+            raise ParameterError("fine-tunes", expected="at least 2", got=self.finetunes)
+        if not 2 <= self.test_digits <= TEST_COUNT:
+            raise ParameterError("test digits", expected=f"2 to {TEST_COUNT:,}", got=self.test_digits)
 
 
 @dataclass(frozen=True)
@@ -61,8 +68,6 @@ def run_demo(out: Path, *, settings: DemoSettings | None = None, say: Say | None
     """
     settings = settings or DemoSettings()
     say = say or _silently
-    if settings.finetunes < 2:
-        raise ParameterError("fine-tunes", expected="at least 2", got=settings.finetunes)
     _check(out)
     data = split(load_digits(), train_count=settings.train_digits, seed=settings.seed)
     glyphs = load_glyphs()
@@ -81,7 +86,7 @@ def run_demo(out: Path, *, settings: DemoSettings | None = None, say: Say | None
         save_checkpoint(_fine_tune(base, data.train, settings, number), out / f"finetune-{number}")
         say(f"fine-tuning on {len(data.train)} handwritten digits: {number} of {settings.finetunes} seeds")
 
-    merges = _merges(settings.finetunes)
+    merges = merges_of(settings.finetunes)
     ratios = {}
     for merge in merges:
         summary = _merge(out, merge)
@@ -146,7 +151,7 @@ def _fine_tune(base: Weights, examples: Examples, settings: DemoSettings, number
     return train(base, batches(), settings.finetuning)
 
 
-def _merges(finetunes: int) -> list[_Merge]:
+def merges_of(finetunes: int) -> list[_Merge]:
     """Every merge: of the base with each one, of disjoint pairs, of all."""
     everyone = tuple(range(1, finetunes + 1))
     pairs = list(zip(everyone[::2], everyone[1::2], strict=False))
@@ -184,12 +189,13 @@ def _evaluate(out: Path, merges: Sequence[_Merge], data: Split, settings: DemoSe
     folders["one fine-tune"] = [out / f"finetune-{number}" for number in range(1, settings.finetunes + 1)]
     for merge in merges:
         folders.setdefault(merge.row, []).append(out / "merged" / merge.folder)
-    tests = [data.test, *shifted(data.test, seed=settings.seed).values()]
+    plain = data.test.take(torch.arange(settings.test_digits))
+    tests = [plain, *shifted(plain, seed=settings.seed).values()]
     scores = {}
     for kind, paths in folders.items():
         found = torch.stack([torch.stack([correct(load_checkpoint(path), test) for test in tests]) for path in paths])
         scores[kind] = Scores(plain=found[:, 0], shifted=found[:, 1:])
-        say(f"tested on {len(data.test):,} digits: {kind}")
+        say(f"tested on {len(plain):,} digits: {kind}")
     return scores
 
 

@@ -9,6 +9,8 @@ from pathlib import Path
 
 from torch import Tensor
 
+_NEITHER = "neither beats nor trails"
+
 
 @dataclass(frozen=True)
 class Scores:
@@ -50,7 +52,7 @@ class Difference:
     def verdict(self) -> str:
         """In words; a difference within two standard errors counts as none."""
         if abs(self.points) <= 2 * self.error:
-            return "neither beats nor trails"
+            return _NEITHER
         return "beats" if self.points > 0 else "trails"
 
     def __str__(self) -> str:
@@ -120,7 +122,8 @@ def findings(kind: str, scores: Mapping[str, Scores], others: Mapping[str, str])
 
 def _listed(differences: Sequence[Difference], verdict: str) -> str:
     names = [str(one) for one in differences if one.verdict == verdict]
-    return ", ".join(names[:-1]) + (" and " if len(names) > 1 else "") + names[-1]
+    last = " or " if verdict == _NEITHER else " and "
+    return ", ".join(names[:-1]) + (last if len(names) > 1 else "") + names[-1]
 
 
 def _spread(accuracies: Tensor) -> Spread:
