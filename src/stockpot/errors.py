@@ -91,11 +91,11 @@ class StockpotError(Exception):
             if part
         )
         text = "; ".join(part for part in (self.what, where, values, self.remedy) if part)
-        return " ".join(text.split())
+        return printable(text)
 
     def lines(self) -> list[str]:
         """The message and up to ten indented problems, as the command line prints them."""
-        shown = [f"  {' '.join(problem.split())}" for problem in self.problems[:PROBLEMS_SHOWN]]
+        shown = [f"  {printable(problem)}" for problem in self.problems[:PROBLEMS_SHOWN]]
         more = len(self.problems) - PROBLEMS_SHOWN
         return [self.line(), *shown, *([f"  and {more} more"] if more > 0 else [])]
 
@@ -335,6 +335,15 @@ class Stopped(StockpotError):
     def __init__(self, what: str, *, exit_code: int = 130, remedy: str | None = None) -> None:
         super().__init__(what, remedy=remedy)
         self.exit_code = exit_code
+
+
+def printable(text: str) -> str:
+    r"""One line that cannot steer a terminal: control and unprintable characters are escaped.
+
+    >>> printable("two\nlines")
+    'two\\nlines'
+    """
+    return "".join(c if c.isprintable() else c.encode("unicode_escape").decode() for c in text)
 
 
 def nearest(name: str, known: Iterable[str]) -> str | None:

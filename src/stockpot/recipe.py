@@ -32,13 +32,13 @@ def parse_size(text: object) -> int:
     >>> parse_size("5GB"), parse_size("192MiB"), parse_size(4096)
     (5000000000, 201326592, 4096)
     """
-    match = re.fullmatch(r"\s*(\d+(?:\.\d+)?)\s*([A-Za-z]*)\s*", str(text))
+    match = re.fullmatch(r"\s*([0-9]+(?:\.[0-9]+)?)\s*([A-Za-z]*)\s*", str(text))
     if isinstance(text, bool) or match is None or match[2].upper() not in _UNITS:
         raise errors.ParameterError("not a size", expected="a number with KB, MB, GB, MiB or GiB", got=repr(text))
-    size = int(float(match[1]) * _UNITS[match[2].upper()])
-    if size <= 0:
-        raise errors.ParameterError("a size must be above 0", got=repr(text))
-    return size
+    size = float(match[1]) * _UNITS[match[2].upper()]
+    if not 1 <= size < 2**63:
+        raise errors.ParameterError("a size must be above 0 and below 8 EiB", got=repr(text)[:80])
+    return int(size)
 
 
 def _plain_dtype(value: object) -> object:
@@ -141,6 +141,8 @@ class Recipe(_Strict):
         """Read a recipe file."""
         path = Path(path)
         try:
+            if not path.is_file() and path.exists():
+                raise errors.RecipeError("the recipe is no file", file=str(path))
             if path.stat().st_size > SIZE_CAP:
                 raise errors.RecipeError("the recipe is absurdly long", file=str(path), expected=f"{SIZE_CAP} bytes")
             text = path.read_text("utf-8")

@@ -12,10 +12,10 @@ from stockpot.checkpoint._dtypes import (
 from stockpot.checkpoint._files import FileIdentity
 from stockpot.checkpoint._header import TensorInfo
 from stockpot.checkpoint._layout import Layout, OutFile, Spec, header_bytes, pack_file, plan_layout
-from stockpot.checkpoint._open import Checkpoint, is_weight_file, open_checkpoint
+from stockpot.checkpoint._open import Checkpoint, is_weight_file, local_path, open_checkpoint
 from stockpot.checkpoint._pickle_writer import read_provenance
 from stockpot.checkpoint._source import Source
-from stockpot.checkpoint._staging import Staging, partial_of, repair, require_free
+from stockpot.checkpoint._staging import Staging, partial_of, repair, require_free, require_outside
 
 __all__ = [
     "MERGEABLE",
@@ -33,6 +33,7 @@ __all__ = [
     "is_mergeable",
     "is_weight_file",
     "itemsize",
+    "local_path",
     "nbytes",
     "open_checkpoint",
     "pack_file",
@@ -41,5 +42,6 @@ __all__ = [
     "read_provenance",
     "repair",
     "require_free",
+    "require_outside",
     "widest",
 ]

@@ -45,8 +45,12 @@ def identity(path: Path, header_digest: str) -> FileIdentity:
 def require_readable(path: Path) -> int:
     """Size of a regular, readable file in bytes; the error says which of the two it is not."""
     try:
+        if not stat.S_ISREG(path.stat().st_mode):  # a pipe would wait for its writer when opened
+            raise errors.CheckpointError("not a regular file", file=str(path))
         with path.open("rb") as handle:
             found = os.fstat(handle.fileno())
+    except errors.StockpotError:
+        raise
     except FileNotFoundError:
         raise errors.NotFoundError("no such file", file=str(path)) from None
     except PermissionError:
@@ -55,8 +59,6 @@ def require_readable(path: Path) -> int:
         ) from None
     except OSError as error:
         raise errors.CheckpointError(f"the file cannot be opened ({error.strerror})", file=str(path)) from None
-    if not stat.S_ISREG(found.st_mode):
-        raise errors.CheckpointError("not a regular file", file=str(path))
     return found.st_size
 
 

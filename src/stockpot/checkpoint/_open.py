@@ -20,6 +20,7 @@ from stockpot.checkpoint._header import TensorInfo
 PICKLE_SUFFIXES = (".bin", ".pt", ".pth", ".ckpt")
 INDEX_SUFFIX = ".safetensors.index.json"
 PICKLE_INDEX = "pytorch_model.bin.index.json"
+_NO_ALIASES = ("format", "stockpot")
 _OPTIMIZER_WORDS = ("optimizer", "scheduler", "rng_state", "training_args", "scaler", "random_states")
 
 
@@ -98,12 +99,29 @@ def open_checkpoint(ref: str | Path) -> Checkpoint:
     (2, 3)
     """
     typed = str(ref)
-    path = Path(typed).expanduser()
-    if not path.exists():
+    path = local_path(typed)
+    if not _exists(path):
         path = _hub.fetch(typed) if isinstance(ref, str) else _hub.not_there(typed)
     if path.is_dir():
         return _open_folder(typed, path)
     return _open_files(typed, path, [path])
+
+
+def local_path(ref: str | Path) -> Path:
+    """A reference as a path, ``~`` resolved where that can be done."""
+    try:
+        return Path(ref).expanduser()
+    except RuntimeError:
+        return Path(ref)
+
+
+def _exists(path: Path) -> bool:
+    try:
+        return path.exists()
+    except PermissionError:
+        raise errors.UnreadableError("the folder may not be read", file=str(path.parent)) from None
+    except (OSError, ValueError):
+        return False
 
 
 def _open_folder(ref: str, folder: Path) -> Checkpoint:
@@ -163,8 +181,8 @@ def _open_indexed(ref: str, folder: Path, index: Path) -> Checkpoint:
     for name, shard in weight_map.items():
         if name not in known:
             problems.append(f"{name}: not in {shard}")
-        elif Path(checkpoint.file_of(known[name])).name != PurePosixPath(shard).name:
-            problems.append(f"{name}: said to be in {shard}, found in {Path(checkpoint.file_of(known[name])).name}")
+        elif Path(checkpoint.file_of(known[name])) != folder / shard:
+            problems.append(f"{name}: said to be in {shard}, found in {checkpoint.file_of(known[name])}")
     problems += [f"{name}: in a shard but not in the index" for name in known if name not in weight_map]
     if problems:
         raise errors.ShardIndexError(
@@ -228,7 +246,9 @@ def _open_files(ref: str, root: Path, paths: Sequence[Path]) -> Checkpoint:
                     got=files[tensors[info.name].file].path,
                 )
             tensors[info.name] = info
-    aliases.update({alias: kept for alias, kept in metadata.items() if kept in tensors and alias not in tensors})
+    aliases.update(
+        {a: kept for a, kept in metadata.items() if kept in tensors and a not in tensors and a not in _NO_ALIASES}
+    )
     return Checkpoint(ref, root, tuple(files), tensors, aliases, metadata, tuple(notes))
 
 

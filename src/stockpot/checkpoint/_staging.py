@@ -6,6 +6,7 @@ process. ``commit`` syncs everything and renames: OUT is absent, the old one, or
 
 from __future__ import annotations
 
+import contextlib
 import ctypes
 import errno
 import fcntl
@@ -34,16 +35,33 @@ def partial_of(out: Path) -> Path:
     return out.with_name(out.name + ".partial")
 
 
-def require_free(out: Path, inputs: Iterable[Path], overwrite: bool) -> None:
-    """OUT may be written: it does not exist, or may be replaced; and neither lies inside the other."""
-    target = out.absolute().resolve()
+def require_outside(out: Path, inputs: Iterable[Path]) -> None:
+    """OUT has a name of its own, and it, OUT.partial and OUT.old lie outside all inputs, and the inputs outside them."""
+    remedy = "choose another --out"
+    if not out.name or out.name == "..":
+        raise errors.OutputError("the output needs a name of its own", got=repr(str(out)), remedy=remedy)
+    try:
+        target = out.absolute().resolve()
+        partial_of(out).stat()
+    except FileNotFoundError:
+        pass
+    except (OSError, ValueError, RuntimeError) as error:
+        why = getattr(error, "strerror", None) or error
+        raise errors.OutputError(f"the output cannot have that name ({why})", remedy=remedy) from None
+    own = (target, partial_of(target), target.with_name(target.name + ".old"))
     for given in inputs:
         source = given.absolute().resolve()
-        if target == source or source in target.parents or target in source.parents:
+        if any(place == source or place in source.parents for place in own) or source in target.parents:
             raise errors.OutputError(
-                "the output and an input may not lie inside each other", file=str(out), got=f"input {given}",
-                remedy="choose another --out",
-            )  # fmt: skip
+                "the output and an input may not lie inside each other",
+                file=str(out),
+                got=f"input {given}",
+                remedy=remedy,
+            )
+
+
+def require_free(out: Path, overwrite: bool) -> None:
+    """OUT does not exist, or may be replaced."""
     if not (out.exists() or out.is_symlink()):
         return
     if out.is_symlink():
@@ -93,16 +111,17 @@ class Staging:
         self._stop = False
         if self.folder.is_symlink():
             raise errors.OutputError("the place for the unfinished output is a symbolic link", file=str(self.folder))
+        self._made = [parent for parent in self.folder.absolute().parents if not parent.exists()]
         try:
             self.folder.mkdir(parents=True, exist_ok=True)
             self._lock = self._take_lock()
+            self._journal = self._open_journal(key, resume, overwrite)
         except OSError as error:
             if isinstance(error, errors.StockpotError):
                 raise
             raise errors.OutputError(
                 f"the output cannot be written there ({error.strerror})", file=str(out), remedy="choose another --out"
             ) from None
-        self._journal = self._open_journal(key, resume, overwrite)
 
     @property
     def finished(self) -> list[dict[str, Any]]:
@@ -125,22 +144,25 @@ class Staging:
 
     def _open_journal(self, key: str, resume: bool, overwrite: bool) -> Journal:
         path = self.folder / JOURNAL
-        had_journal = path.exists()
+        self._continued = path.exists()
         journal = Journal(path)
         owner = journal.records[0].get("job") if journal.records else None
         others = [entry for entry in self.folder.iterdir() if entry.name not in (LOCK, JOURNAL)]
         if owner == key and resume:
             return journal
-        if owner != key and (others or owner) and not overwrite:
+        if owner != key and (others or owner) and not (overwrite and owner):
             journal.close()
-            if not had_journal:  # somebody else's folder: leave no trace in it
+            if not self._continued:  # somebody else's folder: leave no trace in it
                 path.unlink()
                 (self.folder / LOCK).unlink()
             os.close(self._lock)
-            raise errors.OutputExistsError(
-                "an unfinished output of another job is there", file=str(self.folder),
-                remedy="finish that job with its own command, or discard it with --overwrite",
-            )  # fmt: skip
+            what, remedy = (
+                ("an unfinished output of another job", "finish it with its own command, or --overwrite discards it")
+                if owner
+                else ("a folder that is no unfinished output", "move it away, or choose another --out")
+            )
+            raise errors.OutputExistsError(f"{what} is there", file=str(self.folder), remedy=remedy)
+        self._continued = False
         journal.close()
         path.unlink()
         for entry in others:
@@ -281,7 +303,7 @@ class Staging:
             self._close()
 
     def discard(self) -> None:
-        """Remove the partial, unless it was there before this run."""
+        """Remove what this run made. A partial of the same job that was there before stays, to go on from."""
         self._stop = True
         self._wake.set()
         if self._syncer is not None:
@@ -289,6 +311,12 @@ class Staging:
         self._close()
         if not self.existed:
             shutil.rmtree(self.folder, ignore_errors=True)
+            for parent in self._made:
+                with contextlib.suppress(OSError):
+                    parent.rmdir()
+        elif not self._continued:
+            for entry in self.folder.iterdir():
+                shutil.rmtree(entry) if entry.is_dir() and not entry.is_symlink() else entry.unlink()
 
     def _close(self) -> None:
         for fd in self._fds.values():

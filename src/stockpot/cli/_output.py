@@ -18,7 +18,7 @@ if TYPE_CHECKING:
 def print_error(error: errors.StockpotError, *, command: str, json: bool) -> None:
     """``stockpot: error: ...`` and its problems on stderr; with ``--json`` the object on stdout too."""
     first, *rest = error.lines()
-    print("\n".join([f"stockpot: error: {first}", *rest]), file=sys.stderr)
+    say("\n".join([f"stockpot: error: {first}", *rest]), quiet=False)
     if json:
         print_object(command, "error", [], {"error": error.record()})
 
@@ -32,20 +32,21 @@ def print_object(command: str, status: str, warnings: Sequence[str], content: Ma
         "warnings": list(warnings),
         **content,
     }
-    print(jsonlib.dumps(record, ensure_ascii=False, allow_nan=False))
+    print(jsonlib.dumps(record, allow_nan=False))
 
 
 def print_warnings(warnings: Sequence[str], quiet: bool) -> None:
     """One line each on stderr."""
     if not quiet:
         for warning in warnings:
-            print(f"stockpot: warning: {warning}", file=sys.stderr)
+            say(f"stockpot: warning: {errors.printable(warning)}", quiet=False)
 
 
 def say(text: str, quiet: bool) -> None:
     """A message on stderr."""
     if not quiet:
-        print(text, file=sys.stderr)
+        encoding = sys.stderr.encoding or "utf-8"
+        print(text.encode(encoding, "backslashreplace").decode(encoding), file=sys.stderr)
 
 
 def print_table(table: RenderableType) -> None:

@@ -89,7 +89,7 @@ def merge(
         from stockpot.engine import check_output
         from stockpot.report import plan_table
 
-        check_output(plan, overwrite=overwrite)
+        check_output(plan, overwrite=overwrite, dry_run=True)
         if json:
             _output.print_object("merge", "planned", plan.warnings, plan.record())
         else:

@@ -10,9 +10,10 @@ from typing import Literal
 from stockpot import errors
 from stockpot.checkpoint import Source, TensorInfo, is_mergeable, itemsize, widest
 from stockpot.engine._job import Job, split_rename
-from stockpot.engine._names import missing_error, rename_hint, tied_head
+from stockpot.engine._names import missing_error, rename_hints, tied_head
 
 Action = Literal["merge", "mix", "same"]
+_COUNTERS = ("I64", "I32", "I16", "U64", "U32")
 _STATISTICS = ("running_mean", "running_var")
 
 
@@ -94,7 +95,9 @@ def align(job: Job, inputs: Inputs) -> Alignment:
         if found is not None:
             slots.append(found)
     if missing:
-        problems.insert(0, missing_error(missing, inputs.checkpoints, views, inputs.has_base, rename_hint(views)))
+        problems.insert(
+            0, missing_error(missing, inputs.checkpoints, views, inputs.has_base, rename_hints(views, inputs.has_base))
+        )
     _raise(problems)
     copied = [name for name in names if name not in selected]
     template = _template(job, inputs, views, {slot.name: slot.shape for slot in slots} | dict.fromkeys(copied))
@@ -212,7 +215,7 @@ def _template(job: Job, inputs: Inputs, views: Sequence[View], output: Mapping[s
     if asked is not None:
         if asked == "base" and inputs.has_base:
             return 0
-        if asked.isdigit() and 1 <= int(asked) <= len(inputs.models):
+        if re.fullmatch(r"[0-9]{1,9}", asked) and 1 <= int(asked) <= len(inputs.models):
             return inputs.models[int(asked) - 1]
         raise errors.UsageError("--template names no input", expected=f"base, or 1 to {len(inputs.models)}", got=asked)
 
@@ -249,10 +252,11 @@ def _aligned(
         return _missing(job, inputs, views, name, having, lacking, decisions, missing)
     infos = {number: views[number][name] for number in needed}
     first = infos[inputs.first_model]
-    if name.rsplit(".", 1)[-1] in _STATISTICS and is_mergeable(first.dtype):
-        _require_shapes(job, inputs, name, {n: infos[n] for n in inputs.models})
+    of_models = {number: infos[number] for number in inputs.models}
+    if name.rsplit(".", 1)[-1] in _STATISTICS and all(is_mergeable(info.dtype) for info in of_models.values()):
+        _require_shapes(job, inputs, name, of_models)
         decisions.append(Decision(name, "statistics", "mean"))
-        return _mean(job, name, [(n, infos[n]) for n in inputs.models])
+        return _mean(job, name, list(of_models.items()))
     if not all(is_mergeable(info.dtype) for info in infos.values()):
         return _unmergeable(job, inputs, name, infos, decisions)
     try:
@@ -331,7 +335,7 @@ def _unmergeable(
     """Integers, bools, FP8, packed: equal over the models, or refused; a 0-d counter is the first model's."""
     of_models = [(number, infos[number]) for number in inputs.models]
     number, info = of_models[0]
-    if info.shape == () and info.dtype in ("I64", "I32", "I16", "U64", "U32"):
+    if all(other.shape == () and other.dtype in _COUNTERS for _, other in of_models):
         decisions.append(Decision(name, "counter", "first"))
         return Slot(name, info.shape, info.dtype, "mix", ((number, info),), (1.0,))
     policy = job.recipe.policies.mismatch

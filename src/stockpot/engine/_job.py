@@ -55,6 +55,8 @@ def resolve(recipe: Recipe, *, from_file: bool = False) -> Job:
     block_regex = values.pop("block_regex", None)
     values.pop("granularity", None)
     _check_patterns(recipe, block_regex)
+    if not method.uses_gram:
+        method(len(models) + anchored, values)  # what arguments alone can tell is told before anything is opened
     return Job(
         recipe,
         method,
@@ -202,7 +204,7 @@ def split_rename(text: str) -> tuple[str | None, str, str]:
     >>> split_rename("base:^bert[.]="), split_rename("2:a=b"), split_rename("x=y")
     (('base', '^bert[.]', ''), ('2', 'a', 'b'), (None, 'x', 'y'))
     """
-    match = re.fullmatch(r"(?:(base|[1-9]\d*):)?(.+)=([^=]*)", text, re.DOTALL)
+    match = re.fullmatch(r"(?:(base|[1-9][0-9]{0,8}):)?(.+)=([^=]*)", text, re.DOTALL)
     if match is None:
         raise errors.ParameterError("--rename cannot be read", expected="[base:|N:]REGEX=REPL", got=repr(text))
     return match[1], match[2], match[3]

@@ -14,7 +14,7 @@ import numpy as np
 from torch import Tensor
 
 from stockpot import errors
-from stockpot.checkpoint import Staging, header_bytes, pack_file, repair, require_free
+from stockpot.checkpoint import Staging, header_bytes, local_path, pack_file, repair, require_free, require_outside
 from stockpot.engine import _provenance as prov
 from stockpot.engine._align import Decision
 from stockpot.engine._execute import Progress, Run, execute, solve
@@ -58,11 +58,13 @@ class MergeResult:
         }
 
 
-def check_output(plan: Plan, *, overwrite: bool) -> None:
+def check_output(plan: Plan, *, overwrite: bool, dry_run: bool = False) -> None:
     """OUT may be written and fits the disk; nothing is created yet."""
-    repair(plan.out)
-    roots = [Path(c.ref).expanduser() for c in plan.inputs.checkpoints if c.files]
-    require_free(plan.out, roots, overwrite)
+    roots = [local_path(c.ref) for c in plan.inputs.checkpoints if c.files]
+    require_outside(plan.out, roots)
+    if not dry_run:
+        repair(plan.out)
+    require_free(plan.out, overwrite)
     needed, free = disk_needed(plan), disk_free(plan.out)
     partial = plan.out.with_name(plan.out.name + ".partial")
     if needed > free and not partial.exists():
@@ -182,7 +184,7 @@ def _finish(plan: Plan, staging: Staging, records: Records, run: Run, clock: flo
         small[name] = adapted_config(data, dtypes, plan.alignment.untied) if name == "config.json" else data
     if plan.layout.index is not None:
         small[plan.layout.index[0]] = plan.layout.index[1]
-    small[prov.RECIPE] = plan.job.recipe.to_yaml().encode()
+    small[prov.RECIPE] = plan.job.recipe.to_yaml().encode("utf-8", "backslashreplace")
     small[prov.CARD] = prov.model_card(plan, records)
     small[prov.PROVENANCE] = prov.as_json(content)
     small[prov.RUN] = prov.as_json(
@@ -201,7 +203,7 @@ def _finish(plan: Plan, staging: Staging, records: Records, run: Run, clock: flo
 def _finish_one_file(plan: Plan, staging: Staging, content: Mapping[str, object]) -> None:
     """Provenance into the header's reserved room."""
     (file,) = plan.layout.files
-    text = json.dumps(content, ensure_ascii=False)
+    text = json.dumps(content)
     if plan.is_pickled:
         staging.seal_pickle(file.name, text.encode())
         staging.commit(one_file=file.name)

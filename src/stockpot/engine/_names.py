@@ -26,20 +26,37 @@ def tied_head(view: Mapping[str, TensorInfo], known: set[str]) -> tuple[str, str
     return (heads[0], embeddings[0]) if len(heads) == 1 and len(embeddings) == 1 else None
 
 
-def rename_hint(views: Sequence[Mapping[str, TensorInfo]]) -> str | None:
-    """``REGEX=REPL`` for the first input, if adding or removing one prefix there would align 90 % of the names."""
-    if len(views) < 2:
-        return None
-    own, theirs = set(views[0]), set(views[1])
-    if len(own & theirs) >= ALIGNED_SHARE * min(len(own), len(theirs)):
-        return None
-    for prefix in _prefixes(theirs):
-        hits = sum(prefix + name in theirs for name in own)
-        if hits >= ALIGNED_SHARE * min(len(own), len(theirs)):
+def rename_hints(views: Sequence[Mapping[str, TensorInfo]], has_base: bool) -> list[str]:
+    """The exact ``--rename`` for each input whose names differ from most inputs' by one prefix; none if that is not it.
+
+    The names to keep are those that most inputs agree on (of equals, the later: fine-tunes rather than the base).
+    """
+    sets = [set(view) for view in views]
+    kept = max(reversed(range(len(sets))), key=lambda i: sum(_overlap(sets[i], other) for other in sets))
+    hints = []
+    for number, own in enumerate(sets):
+        if _overlap(own, sets[kept]):
+            continue
+        rule = _rule(own, sets[kept])
+        if rule is None:
+            return []
+        who = "base" if has_base and number == 0 else str(number + (not has_base))
+        hints.append(f"--rename '{who}:{rule}'")
+    return hints
+
+
+def _overlap(left: set[str], right: set[str]) -> bool:
+    return len(left & right) >= ALIGNED_SHARE * min(len(left), len(right))
+
+
+def _rule(own: set[str], kept: set[str]) -> str | None:
+    """``REGEX=REPL`` that adds or takes away the one prefix under which these names align."""
+    enough = ALIGNED_SHARE * min(len(own), len(kept))
+    for prefix in _prefixes(kept):
+        if sum(prefix + name in kept for name in own) >= enough:
             return f"^={prefix}"
     for prefix in _prefixes(own):
-        hits = sum(prefix + name in own for name in theirs)
-        if hits >= ALIGNED_SHARE * min(len(own), len(theirs)):
+        if sum(prefix + name in own for name in kept) >= enough:
             return f"^{prefix.replace('.', '[.]')}="
     return None
 
@@ -66,7 +83,7 @@ def missing_error(
     checkpoints: Sequence[Source],
     views: Sequence[Mapping[str, TensorInfo]],
     has_base: bool,
-    hint: str | None,
+    hints: Sequence[str],
 ) -> errors.MissingTensorError:
     """One error for all missing tensors: counts by input, the first name, every name as a problem line."""
 
@@ -80,9 +97,8 @@ def missing_error(
     first = next(iter(missing))
     counts = ", ".join(f"{count} of {len(missing)} from {label(number)}" for number, count in by_input.items())
     remedy = "--missing average|first|base accepts it, --exclude leaves it as the template has it"
-    if hint is not None:
-        who = "base" if has_base else "1"
-        remedy = f"the names differ by a prefix: add --rename '{who}:{hint}'"
+    if hints:
+        remedy = f"the names differ by a prefix: add {' '.join(hints)}"
     return errors.MissingTensorError(
         "a tensor is missing" if len(missing) == 1 else f"{len(missing)} tensors are missing",
         tensor=first,

@@ -59,7 +59,7 @@ def provenance(plan: Plan, records: Records) -> dict[str, Any]:
 
 def as_json(data: Mapping[str, Any]) -> bytes:
     """Deterministic, readable JSON."""
-    return (json.dumps(data, indent=1, ensure_ascii=False) + "\n").encode()
+    return (json.dumps(data, indent=1) + "\n").encode()
 
 
 def run_record(plan: Plan, seconds: float, bytes_read: int, peak_memory: int, started: str) -> dict[str, Any]:
@@ -107,4 +107,4 @@ def model_card(plan: Plan, records: Records) -> bytes:
             + (f"; {ratio.clamped} clamped to the base." if ratio.clamped else "."),
         ]
     lines += ["", f"Reference: {job.method.reference}.", "", "```yaml", job.recipe.to_yaml().rstrip(), "```", ""]
-    return "\n".join(lines).encode()
+    return "\n".join(lines).encode("utf-8", "backslashreplace")

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import inspect
 import math
+import re
 import typing
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
@@ -21,6 +22,8 @@ from stockpot.measure import GRANULARITIES, Array
 PER_MODEL = "one value for each model"
 PerModel = Annotated[Sequence[float], PER_MODEL]
 """A parameter that takes one value, or a list in model order."""
+
+_NUMBER = re.compile(r"[-+]?\d+(\.\d*)?[eE][-+]?\d+")
 
 BaseRole = Literal["required", "member", "unused"]
 """What ``--base`` is to a method: the anchor; one of the ingredients; or a template only."""
@@ -167,6 +170,8 @@ def _scalar(method: str, parameter: Parameter, value: object) -> object:
     if value is None and not parameter.required and parameter.default is None:
         return None
     good: object = None
+    if isinstance(value, str) and parameter.kind is float and _NUMBER.fullmatch(value):
+        value = float(value)  # YAML 1.1 takes 1e-1 for text
     if parameter.kind is bool and isinstance(value, bool):
         return value
     if parameter.kind is str and isinstance(value, str):
