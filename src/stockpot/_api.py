@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
 from stockpot import engine, errors
-from stockpot.recipe import ModelEntry, Policies, Recipe, parse_size
+from stockpot.recipe import Recipe, parse_size
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -55,21 +56,21 @@ def build_recipe(
         {
             "merge_method": method,
             "base_model": None if base is None else str(base),
-            "models": [ModelEntry(model=str(m), parameters=own) for m, own in zip(models, each, strict=True)],
+            "models": [{"model": str(m), "parameters": own} for m, own in zip(models, each, strict=True)],
             "parameters": shared,
             "granularity": granularity,
             "dtype": dtype,
             "shard_size": shard_size,
             "seed": seed,
             "allow_nonfinite": allow_nonfinite,
-            "policies": Policies(
-                only=tuple(only),
-                exclude=tuple(exclude),
-                rename=tuple(rename),
-                missing=missing,
-                mismatch=mismatch,
-                template=template,
-            ),
+            "policies": {
+                "only": list(only),
+                "exclude": list(exclude),
+                "rename": list(rename),
+                "missing": missing,
+                "mismatch": mismatch,
+                "template": template,
+            },
         },
         "arguments",
     )
@@ -249,7 +250,7 @@ def choose_device(device: str) -> str:
     """``cpu``, ``cuda``, ``cuda:N``; ``auto`` takes a GPU where there is one."""
     if device == "cpu":
         return device
-    if device != "auto" and device != "cuda" and not (device.startswith("cuda:") and device[5:].isdigit()):
+    if device != "auto" and device != "cuda" and not re.fullmatch(r"cuda:[0-9]{1,3}", device):
         raise errors.unknown_name("device", device, ("cpu", "cuda", "cuda:0", "auto"))
     import torch
 

@@ -13,6 +13,7 @@ too, so that a program can act on them, and ``kind`` is a stable name for each c
     │   │   ├── NotFoundError (FileNotFoundError)
     │   │   ├── UnreadableError (PermissionError)
     │   │   ├── NoWeightsError          a folder without weights, or with too many candidates
+    │   │   ├── NotAnOutputError        verify was given what stockpot did not make
     │   │   ├── ShardIndexError         a shard index that lies
     │   │   ├── UnsafePickleError       a pickle that asks for code
     │   │   ├── PickleFormatError       a pickle that is no state dict
@@ -166,6 +167,12 @@ class NoWeightsError(CheckpointError):
     """A folder without weights, or with several candidates."""
 
     kind = "no_weights"
+
+
+class NotAnOutputError(CheckpointError):
+    """``verify`` was given something that does not say how it was made."""
+
+    kind = "not_an_output"
 
 
 class ShardIndexError(CheckpointError):

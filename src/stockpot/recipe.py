@@ -18,6 +18,7 @@ from stockpot import errors
 
 SIZE_CAP = 4 << 20
 NODES_CAP = 200_000
+MERGED_CAP = 10_000
 LATER_KEYS = ("slices", "modules", "tokenizer", "tokenizer_source", "chat_template")
 """Keys of the field's format that this version knows but does not serve."""
 IGNORED_PARAMETERS = ("int8_mask",)
@@ -162,6 +163,11 @@ class Recipe(_Strict):
 
 class _Loader(yaml.SafeLoader):
     """The safe loader, refusing a key that stands twice (the last would win in silence)."""
+
+    def flatten_mapping(self, node: yaml.MappingNode) -> None:
+        super().flatten_mapping(node)
+        if len(node.value) > MERGED_CAP:
+            raise yaml.constructor.ConstructorError(None, None, "merge keys expand to absurdly much", node.start_mark)
 
     def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict[Hashable, Any]:
         seen = set()

@@ -12,7 +12,7 @@ from pathlib import Path
 import pytest
 
 from stockpot import errors
-from stockpot.checkpoint import Staging, _staging, partial_of, repair, require_free
+from stockpot.checkpoint import Staging, _staging, partial_of, repair, require_outside
 from stockpot.checkpoint._journal import decode
 
 HOLD = """
@@ -364,6 +364,10 @@ def test_nothing_is_written_through_a_symlink(name: str, tmp_path: Path) -> None
         ("out", ["link"], True),
         ("files/out", ["files/m.safetensors"], True),
         ("files", ["files/m.safetensors"], False),
+        ("out", ["out.partial"], False),
+        ("out", ["out.partial/x"], False),
+        ("out", ["out.old"], False),
+        ("out", ["out.older"], True),
     ],
 )
 def test_output_and_inputs(out: str, given: list[str], free: bool, tmp_path: Path) -> None:
@@ -372,7 +376,7 @@ def test_output_and_inputs(out: str, given: list[str], free: bool, tmp_path: Pat
     (tmp_path / "link").symlink_to("a")
     inputs = [tmp_path / name for name in given]
     if free:
-        require_free(tmp_path / out, inputs, overwrite=False) if not (tmp_path / out).exists() else None
+        require_outside(tmp_path / out, inputs)
     else:
         with pytest.raises(errors.OutputError, match="inside"):
-            require_free(tmp_path / out, inputs, overwrite=True)
+            require_outside(tmp_path / out, inputs)

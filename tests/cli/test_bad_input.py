@@ -167,7 +167,7 @@ def test_prefix_is_suggested_and_the_suggestion_works(prefixed: str, program: Pr
 @pytest.mark.parametrize("who", ["base", "a", "b"])
 def test_not_finite(value: float, who: str, program: Program, kitchen: Kitchen) -> None:
     """NaN or Inf in an input is refused with tensor, file and first index; --allow-nonfinite passes it through."""
-    weight = kitchen.tensors(0)["layers.1.weight"].clone()
+    weight = kitchen.tensors(["base", "a", "b"].index(who))["layers.1.weight"].clone()
     weight[3, 1] = weight[4, 0] = value
     kitchen.change(kitchen.root / who, layers__1__weight=weight)
     says = ["not finite", "index [3, 1]", "tensor layers.1.weight", f"{who}/model.safetensors", "--allow-nonfinite"]

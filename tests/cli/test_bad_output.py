@@ -109,8 +109,7 @@ INSIDE = {
     "inside a model": "a/out",
     "deep inside a model": "a/x/y/out",
     "inside by a detour": "base/../a/out",
-    "above the inputs": ".",
-    "far above the inputs": "..",
+    "above the inputs": "../in",
     "one file inside a model": "a/out.safetensors",
     "the very file": "a/model.safetensors",
     "by a symlink": "link/out",
@@ -128,6 +127,8 @@ def test_output_and_inputs_inside_each_other(
     (kitchen.root / "link").symlink_to("a")
     where = INSIDE[case]
     out = kitchen.a / "out" if where is None else where
+    if where == "../in":
+        out = kitchen.root
     arguments = ["merge", "--method", "model_stock", "--base", "base", "a", "b", "--out", out]
     program.refuses(*arguments, *dry, *overwrite, kind="output", says=["inside", "input", "--out"])
 

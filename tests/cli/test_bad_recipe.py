@@ -227,7 +227,7 @@ def test_recipe_that_is_not_there(program: Program, kitchen: Kitchen) -> None:
 def test_recipe_that_is_a_folder(program: Program, kitchen: Kitchen) -> None:
     """A folder is no recipe."""
     (kitchen.root / "folder.yaml").mkdir()
-    program.refuses("merge", "folder.yaml", "--out", kitchen.out, kind="unreadable", says=["folder.yaml"])
+    program.refuses("merge", "folder.yaml", "--out", kitchen.out, kind="recipe", says=["folder.yaml"])
 
 
 @pytest.mark.parametrize("content", [b"\xff\xfe\x00", b"merge_method: \xff\n", GOOD.encode("utf-16")])

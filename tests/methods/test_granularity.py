@@ -2,11 +2,11 @@
 
 import numpy as np
 import pytest
-import stockpot
 import torch
+from tests.oracles import exact, model_stock
+from tests.oracles.data import fine_tunes, merge_to_disk
 
-from ..oracles import exact, model_stock
-from ..oracles.data import fine_tunes, merge_to_disk
+import stockpot
 
 SHAPES = {
     "embed.weight": (7, 5),

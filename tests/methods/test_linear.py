@@ -5,11 +5,11 @@ import math
 import numpy as np
 import pytest
 import torch
+from tests.oracles import linear as oracle
+from tests.oracles.data import fine_tunes, merge_one
+
 from stockpot import errors
 from stockpot.methods import get_method
-
-from ..oracles import linear as oracle
-from ..oracles.data import fine_tunes, merge_one
 
 # float64 tensors of size one: a rounding or two for each of a few terms.
 ROUNDING = 2e-15
@@ -88,7 +88,9 @@ def test_wise_ft(tensors, alpha):
 def test_wise_ft_defaults_to_half_way(tensors):
     """alpha = .5 where nothing is said."""
     base, models = tensors
-    assert values(merge_one("wise_ft", base, models[:1])) == pytest.approx(oracle.wise_ft(base, models[0]), abs=ROUNDING)
+    assert values(merge_one("wise_ft", base, models[:1])) == pytest.approx(
+        oracle.wise_ft(base, models[0]), abs=ROUNDING
+    )
 
 
 @pytest.mark.parametrize("scale", [1.0, 0.3, -1.0])

@@ -6,11 +6,11 @@ from fractions import Fraction
 
 import numpy as np
 import pytest
+from tests.oracles import exact, model_stock
+from tests.oracles.data import fine_tunes, gram_of_cosines, normal, with_anchor
+
 from stockpot import errors
 from stockpot.methods import get_method
-
-from ..oracles import exact, model_stock
-from ..oracles.data import fine_tunes, gram_of_cosines, normal, with_anchor
 
 # The formula is a handful of float64 operations on a Gram matrix.
 ROUNDING = 1e-14

@@ -2,11 +2,11 @@
 
 import numpy as np
 import pytest
+from tests.oracles import model_stock
+from tests.oracles.data import gram_of_cosines, merge_one, normal, vectors_of_gram, with_anchor
+
 from stockpot import errors
 from stockpot.methods import get_method
-
-from ..oracles import model_stock
-from ..oracles.data import gram_of_cosines, merge_one, normal, vectors_of_gram, with_anchor
 
 WILD = gram_of_cosines([0.9, 0.5, 0.8])
 

@@ -5,11 +5,11 @@ import itertools
 import numpy as np
 import pytest
 import torch
+from tests.oracles import exact, model_stock
+from tests.oracles.data import fine_tunes, gram_of_cosines, merge_one, merge_to_disk, normal, vectors_of_gram
+
 from stockpot.measure import cosines
 from stockpot.methods import get_method
-
-from ..oracles import exact, model_stock
-from ..oracles.data import fine_tunes, gram_of_cosines, merge_one, merge_to_disk, normal, vectors_of_gram
 
 DIMENSION = 60
 TOY = 10_000
@@ -117,7 +117,12 @@ def test_gaussian_toy(r, n, ratio, mean, stock):
         merged = merge_one("model_stock", base, models)
         t = float((merged - base) @ (sum(models) / n - base) / square(sum(models) / n - base))
         found.append(
-            [t, distance(merge_one("linear", None, models), centre), distance(merged, centre), distance(models[0], centre)]
+            [
+                t,
+                distance(merge_one("linear", None, models), centre),
+                distance(merged, centre),
+                distance(models[0], centre),
+            ]
         )
     averages = np.mean(found, axis=0)
     # One cosine has sd .007 (the stated one for d = 1e4; .01 at r = .3, where noise outweighs the signal), and

@@ -2,12 +2,12 @@
 
 import numpy as np
 import pytest
-import stockpot
 import torch
-from stockpot import errors
+from tests.oracles import exact, model_stock
+from tests.oracles.data import FLOATS, fine_tunes, merge_one, merge_to_disk, normal
 
-from ..oracles import exact, model_stock
-from ..oracles.data import FLOATS, fine_tunes, merge_one, merge_to_disk, normal
+import stockpot
+from stockpot import errors
 
 AWKWARD = [0.0, -0.0, 1.5, -2.0, 1e-7, -1e-7, 3e4, -3e4]
 
@@ -174,7 +174,7 @@ def test_bfloat16_is_not_computed_in_bfloat16(tmp_path):
 
 
 def test_rows_of_a_conv_kernel_are_output_channels():
-    """Trap 8: with granularity row, each output channel (dim 0) of a conv kernel has its own ratio, and no other axis."""
+    """Trap 8: with granularity row, each output channel (dim 0) of a conv kernel has its own ratio."""
     base, models = fine_tunes(2, 5, 4, 3, 3, seed=12, own=0.8)
     expected = [model_stock.merge(base[k], [m[k] for m in models]) for k in range(5)]
     merged = merge_one("model_stock", base, models, granularity="row")

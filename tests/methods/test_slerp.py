@@ -5,10 +5,9 @@ import math
 import numpy as np
 import pytest
 import torch
-
-from ..oracles import exact
-from ..oracles import linear as oracle
-from ..oracles.data import FLOATS, HALVES, merge_one, merge_to_disk, normal
+from tests.oracles import exact
+from tests.oracles import linear as oracle
+from tests.oracles.data import FLOATS, HALVES, merge_one, merge_to_disk, normal
 
 
 def recorded_weights(folder, one, two, t):

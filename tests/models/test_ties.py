@@ -62,11 +62,14 @@ def check_untied(out: Path, name: str, head: list[torch.Tensor], embedding: list
     assert stockpot.verify(out, recompute=1.0).problems == ()
 
 
-def test_an_untied_base_under_tied_models(mixed: tuple[str, Path, list[Path]], tmp_path: Path) -> None:
+@pytest.mark.parametrize("template", [None, "1", "base"])
+def test_an_untied_base_under_tied_models(
+    template: str | None, mixed: tuple[str, Path, list[Path]], tmp_path: Path
+) -> None:
     """Tied fine-tunes count as having their embedding as head; the output is untied and says so."""
     name, base, models = mixed
     out = tmp_path / "merged"
-    stockpot.merge("model_stock", base=base, models=models, out=out)
+    stockpot.merge("model_stock", base=base, models=models, out=out, template=template)
     inputs = [_oracle.read(folder) for folder in (base, *models)]
     check_untied(
         out,
@@ -74,6 +77,18 @@ def test_an_untied_base_under_tied_models(mixed: tuple[str, Path, list[Path]], t
         [inputs[0][HEAD], *(model[EMBEDDING] for model in inputs[1:])],
         [every[EMBEDDING] for every in inputs],
     )
+
+
+def test_the_template_of_an_untied_output(mixed: tuple[str, Path, list[Path]], tmp_path: Path) -> None:
+    """A fine-tune that counts as having the head is the template before the base: its side files are the output's."""
+    _, base, models = mixed
+    own = tmp_path / "ft"
+    own.mkdir()
+    for entry in models[0].iterdir():
+        (own / entry.name).write_bytes(entry.read_bytes())
+    (own / "chat_template.jinja").write_text("a template of the fine-tune", "utf-8")
+    stockpot.merge("model_stock", base=base, models=[own, *models[1:]], out=tmp_path / "merged")
+    assert (tmp_path / "merged" / "chat_template.jinja").is_file()
 
 
 def test_the_untying_is_recorded(mixed: tuple[str, Path, list[Path]], tmp_path: Path) -> None:

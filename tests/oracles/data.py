@@ -6,8 +6,9 @@ import math
 
 import numpy as np
 import safetensors.torch
-import stockpot
 import torch
+
+import stockpot
 
 HALVES = (torch.bfloat16, torch.float16)
 FLOATS = (torch.bfloat16, torch.float16, torch.float32, torch.float64)
@@ -59,9 +60,9 @@ def vectors_of_gram(matrix, dimension, seed):
 def merge_one(method, base, models, **options):
     """Merge single tensors in memory."""
     maps = [{"weight": model} for model in models]
-    return stockpot.merge_state_dicts(
-        method, base=None if base is None else {"weight": base}, models=maps, **options
-    )["weight"]
+    return stockpot.merge_state_dicts(method, base=None if base is None else {"weight": base}, models=maps, **options)[
+        "weight"
+    ]
 
 
 def merge_to_disk(folder, method, base, models, **options):

@@ -3,7 +3,7 @@
 import math
 
 import numpy as np
-from ..oracles.exact import numbers
+from tests.oracles.exact import numbers
 
 
 def linear(models, weight=None, normalize=True):

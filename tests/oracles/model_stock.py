@@ -8,7 +8,7 @@ import itertools
 import math
 
 import numpy as np
-from ..oracles.exact import gram, numbers
+from tests.oracles.exact import gram, numbers
 
 SINGULAR = 1e-6
 POLE = 1e-12

@@ -9,11 +9,20 @@ from stockpot.checkpoint._dtypes import (
     nbytes,
     widest,
 )
-from stockpot.checkpoint._files import FileIdentity
-from stockpot.checkpoint._header import TensorInfo
-from stockpot.checkpoint._layout import Layout, OutFile, Spec, header_bytes, pack_file, plan_layout
+from stockpot.checkpoint._files import FileIdentity, require_readable
+from stockpot.checkpoint._header import TensorInfo, blank_seal
+from stockpot.checkpoint._layout import (
+    Layout,
+    OutFile,
+    Spec,
+    header_bytes,
+    is_sealed_header,
+    pack_file,
+    plan_layout,
+    seal_header,
+)
 from stockpot.checkpoint._open import Checkpoint, is_weight_file, local_path, open_checkpoint
-from stockpot.checkpoint._pickle_writer import read_provenance
+from stockpot.checkpoint._pickle_writer import damaged_member, read_provenance
 from stockpot.checkpoint._source import Source
 from stockpot.checkpoint._staging import Staging, partial_of, repair, require_free, require_outside
 
@@ -28,9 +37,12 @@ __all__ = [
     "Spec",
     "Staging",
     "TensorInfo",
+    "blank_seal",
     "count",
+    "damaged_member",
     "header_bytes",
     "is_mergeable",
+    "is_sealed_header",
     "is_weight_file",
     "itemsize",
     "local_path",
@@ -43,5 +55,7 @@ __all__ = [
     "repair",
     "require_free",
     "require_outside",
+    "require_readable",
+    "seal_header",
     "widest",
 ]

@@ -12,11 +12,14 @@ optionally ``__metadata__``: str -> str), then the data. What the format demands
 from __future__ import annotations
 
 import json
+import re
 import struct
 from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
+
+import xxhash
 
 from stockpot import errors
 from stockpot.checkpoint import _dtypes
@@ -72,6 +75,33 @@ def build(tensors: Sequence[tuple[str, str, tuple[int, ...]]], metadata: Mapping
     if length > HEADER_CAP:
         raise errors.OutputError("the output's header would be too long", expected=f"{HEADER_CAP} bytes", got=length)
     return struct.pack("<Q", length) + text.ljust(length)
+
+
+SEAL = "stockpot_seal"
+_BLANK = "0" * 32
+
+
+def seal(header: bytes) -> bytes:
+    """The header with the digest of itself (taken with zeros in the digest's place) under ``SEAL``."""
+    return header.replace(_seal_entry(_BLANK), _seal_entry(xxhash.xxh3_128_hexdigest(header)), 1)
+
+
+def blank_seal() -> dict[str, str]:
+    """The metadata entry that ``seal`` fills in."""
+    return {SEAL: _BLANK}
+
+
+def is_sealed(header: bytes) -> bool:
+    """Whether a header is the one that was sealed."""
+    match = re.search(_seal_entry("([0-9a-f]{32})"), header)
+    if match is None:
+        return False
+    blank = header[: match.start(1)] + _BLANK.encode() + header[match.end(1) :]
+    return xxhash.xxh3_128_hexdigest(blank).encode() == match[1]
+
+
+def _seal_entry(digest: str) -> bytes:
+    return f'"{SEAL}":"{digest}"'.encode()
 
 
 def length(prefix: bytes, file_bytes: int, path: str) -> int:

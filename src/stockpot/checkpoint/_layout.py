@@ -89,6 +89,18 @@ def header_bytes(specs: Sequence[Spec], metadata: Mapping[str, str], reserve: in
     return _header.build(_ordered(specs), metadata, reserve)
 
 
+def seal_header(header: bytes) -> bytes:
+    """A header of a one-file output, with the digest of itself in it."""
+    return _header.seal(header)
+
+
+def is_sealed_header(path: Path) -> bool:
+    """Whether the header of a one-file output is the one that was written."""
+    with path.open("rb") as handle:
+        head = handle.read(8)
+        return _header.is_sealed(head + handle.read(min(int.from_bytes(head, "little"), _header.HEADER_CAP)))
+
+
 def pack_file(name: str, specs: Sequence[Spec], metadata: Mapping[str, str], reserve: int = 0) -> OutFile:
     """One file: its header, and where each tensor lies."""
     header = header_bytes(specs, metadata, reserve)

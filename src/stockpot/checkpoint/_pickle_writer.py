@@ -66,3 +66,15 @@ def read_provenance(path: Path) -> bytes | None:
             return archive.read(name) if name else None
     except (zipfile.BadZipFile, OSError, NotImplementedError, RuntimeError):
         return None
+
+
+def damaged_member(path: Path) -> str | None:
+    """The first member of an archive, weights aside, whose bytes are not those of its checksum."""
+    try:
+        with zipfile.ZipFile(path) as archive:
+            for name in archive.namelist():
+                if "/data/" not in name:
+                    archive.read(name)
+    except (zipfile.BadZipFile, OSError, EOFError, ValueError, zlib.error) as error:
+        return str(error)
+    return None

@@ -36,19 +36,17 @@ def partial_of(out: Path) -> Path:
 
 
 def require_outside(out: Path, inputs: Iterable[Path]) -> None:
-    """OUT has a name of its own, and it, OUT.partial and OUT.old lie outside all inputs, and the inputs outside them."""
+    """OUT has a name of its own; it, OUT.partial and OUT.old lie outside all inputs, and the inputs outside them."""
     remedy = "choose another --out"
-    if not out.name or out.name == "..":
-        raise errors.OutputError("the output needs a name of its own", got=repr(str(out)), remedy=remedy)
     try:
         target = out.absolute().resolve()
-        partial_of(out).stat()
-    except FileNotFoundError:
-        pass
+        own = [target, *(target.with_name(target.name + suffix) for suffix in (".partial", ".old") if target.name)]
+        for place in own:
+            with contextlib.suppress(FileNotFoundError):
+                place.stat()
     except (OSError, ValueError, RuntimeError) as error:
         why = getattr(error, "strerror", None) or error
         raise errors.OutputError(f"the output cannot have that name ({why})", remedy=remedy) from None
-    own = (target, partial_of(target), target.with_name(target.name + ".old"))
     for given in inputs:
         source = given.absolute().resolve()
         if any(place == source or place in source.parents for place in own) or source in target.parents:
@@ -58,6 +56,8 @@ def require_outside(out: Path, inputs: Iterable[Path]) -> None:
                 got=f"input {given}",
                 remedy=remedy,
             )
+    if not out.name or out.name == "..":
+        raise errors.OutputError("the output needs a name of its own", got=repr(str(out)), remedy=remedy)
 
 
 def require_free(out: Path, overwrite: bool) -> None:
@@ -191,6 +191,8 @@ class Staging:
     def create_pickle(self, name: str, specs: Sequence[Spec], aliases: Mapping[str, str]) -> dict[str, int]:
         """Open an archive of holes, made now or by an earlier run; offset of each tensor's bytes."""
         path = self.folder / name
+        if self.finished and not path.exists():
+            self._journal.forget()
         try:
             places = offsets(path) if self.finished else write_skeleton(path, specs, aliases)
         except errors.CheckpointError:

@@ -70,7 +70,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
     except errors.StockpotError as error:
         failure = error
     except _ClickUsageError as error:
-        failure = errors.UsageError(error.format_message().rstrip("."), remedy=_help_hint(error))
+        failure = errors.UsageError(
+            error.format_message().rstrip("."), got=_value_given(error, given), remedy=_help_hint(error)
+        )
     except (KeyboardInterrupt, typer.Abort):
         failure = errors.Stopped("stopped", exit_code=130, remedy="the same command goes on from here")
     except _TerminatedError:
@@ -96,6 +98,13 @@ def main(arguments: Sequence[str] | None = None) -> int:
 def _run(arguments: list[str]) -> int:
     result = typer.main.get_command(app).main(args=arguments, prog_name="stockpot", standalone_mode=False)
     return result if isinstance(result, int) else 0
+
+
+def _value_given(error: Any, given: Sequence[str]) -> str | None:
+    """The word after the option at fault."""
+    names = getattr(getattr(error, "param", None), "opts", ())
+    place = next((i for i, word in enumerate(given[:-1]) if word in names), None)
+    return None if place is None else repr(given[place + 1])
 
 
 def _help_hint(error: Any) -> str:

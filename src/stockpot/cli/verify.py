@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from pathlib import Path
 from typing import Annotated
 
 import typer
@@ -12,7 +11,7 @@ from stockpot.cli import _output
 
 
 def verify(
-    out: Annotated[Path, typer.Argument(metavar="OUT", help="An output of stockpot: a folder or one file.")],
+    out: Annotated[str, typer.Argument(metavar="OUT", help="An output of stockpot: a folder or one file.")],
     recompute: Annotated[
         float, typer.Option("--recompute", metavar="FRACTION", help="Derive this share of it anew from the inputs.")
     ] = 0.0,
@@ -27,7 +26,7 @@ def verify(
         result = stockpot.verify(out, recompute=recompute, progress=progress)
     if result.problems:
         raise errors.DamageError(
-            f"damage found: {result.problems[0]}", file=str(out), remedy="make it anew, or copy it again",
+            f"damage found: {result.problems[0]}", file=out, remedy="make it anew, or copy it again",
             problems=result.problems[1:],
         )  # fmt: skip
     if json:

@@ -13,6 +13,7 @@ from stockpot.engine._job import Job, split_rename
 from stockpot.engine._names import missing_error, rename_hints, tied_head
 
 Action = Literal["merge", "mix", "same"]
+_PIECE = 1 << 20
 _COUNTERS = ("I64", "I32", "I16", "U64", "U32")
 _STATISTICS = ("running_mean", "running_var")
 
@@ -339,7 +340,7 @@ def _unmergeable(
         decisions.append(Decision(name, "counter", "first"))
         return Slot(name, info.shape, info.dtype, "mix", ((number, info),), (1.0,))
     policy = job.recipe.policies.mismatch
-    if policy != "error":
+    if policy != "error" and not _values_equal(inputs, of_models):
         return _taken(job, inputs, name, infos, "mismatch", policy, decisions)
     if any(other.dtype != info.dtype for _, other in of_models):
         raise errors.MismatchError(
@@ -348,6 +349,22 @@ def _unmergeable(
         )  # fmt: skip
     _require_shapes(job, inputs, name, dict(of_models))
     return Slot(name, info.shape, info.dtype, "same", tuple(of_models))
+
+
+def _values_equal(inputs: Inputs, sources: Sequence[tuple[int, TensorInfo]]) -> bool:
+    """Whether all sources hold the same bytes in the same form. The one place where planning reads data."""
+    (first, kept), *others = sources
+    buffers = [memoryview(bytearray(min(kept.nbytes, _PIECE))) for _ in range(2)]
+    for number, info in others:
+        if (info.dtype, info.shape, info.strides, info.nbytes) != (kept.dtype, kept.shape, kept.strides, kept.nbytes):
+            return False
+        for start in range(0, kept.nbytes, _PIECE):
+            left, right = (buffer[: min(_PIECE, kept.nbytes - start)] for buffer in buffers)
+            inputs.checkpoints[first].read_into(kept, start, left)
+            inputs.checkpoints[number].read_into(info, start, right)
+            if left != right:
+                return False
+    return True
 
 
 def _require_shapes(job: Job, inputs: Inputs, name: str, infos: Mapping[int, TensorInfo]) -> None:

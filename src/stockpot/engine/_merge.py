@@ -14,7 +14,18 @@ import numpy as np
 from torch import Tensor
 
 from stockpot import errors
-from stockpot.checkpoint import Staging, header_bytes, local_path, pack_file, repair, require_free, require_outside
+from stockpot.checkpoint import (
+    Staging,
+    blank_seal,
+    header_bytes,
+    local_path,
+    pack_file,
+    repair,
+    require_free,
+    require_outside,
+    require_readable,
+    seal_header,
+)
 from stockpot.engine import _provenance as prov
 from stockpot.engine._align import Decision
 from stockpot.engine._execute import Progress, Run, execute, solve
@@ -65,6 +76,9 @@ def check_output(plan: Plan, *, overwrite: bool, dry_run: bool = False) -> None:
     if not dry_run:
         repair(plan.out)
     require_free(plan.out, overwrite)
+    if not plan.is_one_file:
+        for path in side_files(plan.template).values():
+            require_readable(path)
     needed, free = disk_needed(plan), disk_free(plan.out)
     partial = plan.out.with_name(plan.out.name + ".partial")
     if needed > free and not partial.exists():
@@ -208,8 +222,8 @@ def _finish_one_file(plan: Plan, staging: Staging, content: Mapping[str, object]
         staging.seal_pickle(file.name, text.encode())
         staging.commit(one_file=file.name)
         return
-    metadata = {**weight_metadata(plan.template, plan.alignment), "stockpot": text}
-    header = header_bytes(plan.specs, metadata, provenance_reserve(plan.job, plan.slots))
+    metadata = {**weight_metadata(plan.template, plan.alignment), **blank_seal(), "stockpot": text}
+    header = seal_header(header_bytes(plan.specs, metadata, provenance_reserve(plan.job, plan.inputs, plan.alignment)))
     if len(header) != len(file.header):
         raise errors.RunError("the provenance does not fit the header", file=str(plan.out), got=f"{len(header)} bytes")
     staging.write(file.name, 0, memoryview(header))

@@ -157,7 +157,7 @@ def make_plan(
         single_file=one_file,
         pickled=out.suffix == ".pt",
         metadata=weight_metadata(template, alignment),
-        reserve=provenance_reserve(job, slots) if one_file else 0,
+        reserve=provenance_reserve(job, inputs, alignment) if one_file else 0,
     )
     once, twice = _bytes_read(job, slots, groups, budget)
     return Plan(
@@ -180,11 +180,18 @@ def weight_metadata(template: Source, alignment: Alignment) -> dict[str, str]:
     return {"format": "pt", **kept, **alignment.aliases}
 
 
-def provenance_reserve(job: Job, slots: Sequence[Slot]) -> int:
-    """Header bytes that hold the provenance of a one-file output, bounded from above before it is known."""
-    each = 400 + 60 * (len(job.models) + 1)
-    names = sum(4 * len(slot.name.encode()) + each for slot in slots)
-    return 20_000 + 4 * len(job.recipe.model_dump_json()) + names
+def provenance_reserve(job: Job, inputs: Inputs, alignment: Alignment) -> int:
+    """Header bytes that hold the provenance of a one-file output, bounded from above before it is known.
+
+    The provenance is JSON within JSON: a character outside ASCII takes seven bytes, a quote or backslash up to four.
+    """
+    words = [slot.name for slot in alignment.slots for _ in range(2)]
+    words += [decision.tensor + decision.policy + decision.action for decision in alignment.decisions]
+    words += [source.ref + "".join(Path(file.path).name for file in source.files) for source in inputs.checkpoints]
+    text = sum(len(json.dumps(json.dumps(word))) for word in words)
+    numbers = len(alignment.slots) * (400 + 60 * (len(job.models) + 1)) + 100 * len(alignment.decisions)
+    files = 200 * sum(len(source.files) + 1 for source in inputs.checkpoints)
+    return 20_000 + 4 * len(json.dumps(job.recipe.model_dump_json())) + text + numbers + files
 
 
 def make_groups(job: Job, slots: Sequence[Slot]) -> tuple[Group, ...]:

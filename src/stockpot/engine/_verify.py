@@ -3,24 +3,32 @@
 from __future__ import annotations
 
 import hashlib
-import json
 import random
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import xxhash
+from pydantic import BaseModel, Field, ValidationError
 
 from stockpot import errors
-from stockpot.checkpoint import Checkpoint, open_checkpoint, read_provenance
+from stockpot.checkpoint import (
+    Checkpoint,
+    damaged_member,
+    is_sealed_header,
+    is_weight_file,
+    local_path,
+    open_checkpoint,
+    read_provenance,
+)
 from stockpot.engine._execute import Run, execute
 from stockpot.engine._job import resolve
 from stockpot.engine._plan import Plan, make_plan, open_inputs
 from stockpot.engine._provenance import PROVENANCE, SUMS
 from stockpot.engine._records import Records
 from stockpot.engine._schedule import Task, make_tasks
-from stockpot.engine._sinks import NullSink
+from stockpot.engine._sinks import GEOMETRY, NullSink
 from stockpot.recipe import Recipe
 
 PIECE_BYTES = 4 << 20
@@ -58,52 +66,100 @@ def verify(
     all is whole. Raises CheckpointError where there is no provenance to check against, or an input is gone.
     Cost: one read of OUT; ``recompute`` times one merge.
     """
-    path = Path(out).expanduser()
+    path = local_path(out)
     if not 0.0 <= recompute <= 1.0:
         raise errors.ParameterError("--recompute is a fraction", expected="0 to 1", got=recompute)
+    if not path.exists():
+        raise errors.NotFoundError("no such file or folder", file=str(out), remedy="check the path")
     problems: list[str] = []
     names = _check_sums(path, problems) if path.is_dir() else 0
     try:
         record, checkpoint = _open(path)
+    except errors.NotAnOutputError:
+        raise
     except errors.CheckpointError as error:
-        if not problems:
-            raise
         return VerifyResult(path, 0, names, 0, (*problems, error.line()))
     problems += _check_files(path, record)
     problems += _check_tensors(checkpoint, record, progress)
-    count = _recompute(path, record, recompute, problems) if recompute > 0 else 0
+    count = _recompute(path, record, recompute, problems) if recompute > 0 and not problems else 0
     return VerifyResult(path, len(checkpoint.tensors), names + len(checkpoint.files), count, tuple(problems))
 
 
-def _open(path: Path) -> tuple[Mapping[str, Any], Checkpoint]:
+class _FileRecord(BaseModel):
+    name: str
+    bytes: int
+    header_xxh3: str
+
+
+class _InputRecord(BaseModel):
+    ref: str
+    files: list[_FileRecord]
+
+
+class _TensorRecord(BaseModel):
+    xxh3: str
+
+
+class _Record(BaseModel):
+    """What ``verify`` needs of the provenance; everything else in it is for people."""
+
+    recipe: dict[str, Any]
+    inputs: list[_InputRecord] = Field(min_length=1)
+    files: list[_FileRecord]
+    tensors: dict[str, _TensorRecord]
+
+
+def _open(path: Path) -> tuple[_Record, Checkpoint]:
     if path.is_dir():
-        place = path / PROVENANCE
-        if not place.is_file():
-            raise errors.CheckpointError("not an output of stockpot", file=str(path), expected=f"a {PROVENANCE} in it")
-        text = place.read_bytes()
+        text = _stated_by_folder(path)
         checkpoint = open_checkpoint(path)
     else:
         checkpoint = open_checkpoint(path)
-        stated = checkpoint.metadata.get("stockpot")
-        found = read_provenance(path) if checkpoint.is_pickle else stated.encode() if stated else None
-        if found is None:
-            raise errors.CheckpointError("not an output of stockpot", file=str(path), expected="provenance inside it")
-        text = found
+        text = _stated_by_file(path, checkpoint)
     try:
-        record = json.loads(text)
-        record["tensors"], record["recipe"], record["inputs"]
-    except (ValueError, KeyError, TypeError) as error:
-        raise errors.CheckpointError(f"the provenance cannot be read ({error})", file=str(path)) from None
-    return record, checkpoint
+        return _Record.model_validate_json(text), checkpoint
+    except ValidationError as error:
+        first = error.errors()[0]
+        where = ".".join(map(str, first["loc"]))
+        raise errors.CheckpointError(
+            f"the provenance cannot be read ({where}: {first['msg']})", file=str(path)
+        ) from None
+
+
+def _stated_by_folder(path: Path) -> bytes:
+    place = path / PROVENANCE
+    if place.is_file():
+        return place.read_bytes()
+    if (path / SUMS).is_file():
+        raise errors.CheckpointError("the provenance is gone", file=str(place))
+    raise errors.NotAnOutputError("not an output of stockpot", file=str(path), expected=f"a {PROVENANCE} in it")
+
+
+def _stated_by_file(path: Path, checkpoint: Checkpoint) -> bytes:
+    stated = checkpoint.metadata.get("stockpot")
+    found = read_provenance(path) if checkpoint.is_pickle else stated.encode() if stated else None
+    if found is None:
+        raise errors.NotAnOutputError("not an output of stockpot", file=str(path), expected="provenance inside it")
+    if not checkpoint.is_pickle and not is_sealed_header(path):
+        raise errors.HeaderSyntaxError("the header is not the one written", file=str(path))
+    if checkpoint.is_pickle and (damaged := damaged_member(path)):
+        raise errors.PickleFormatError("a member of the archive is damaged", file=str(path), tensor=damaged)
+    return found
 
 
 def _check_sums(path: Path, problems: list[str]) -> int:
     """The small files against SHA256SUMS."""
     place = path / SUMS
     if not place.is_file():
-        problems.append(f"{SUMS}: missing")
+        if (path / PROVENANCE).is_file():
+            problems.append(f"{SUMS}: missing")
         return 0
     lines = place.read_text("utf-8", errors="replace").splitlines()
+    listed = {line.partition("  ")[2] for line in lines}
+    present = {entry.name for entry in path.iterdir() if entry.is_file() and not entry.name.startswith(".")}
+    geometry = {GEOMETRY} & present
+    unlisted = {name for name in present - listed - {SUMS} if not is_weight_file(name)} | (geometry - listed)
+    problems += [f"{name}: not in {SUMS}" for name in sorted(unlisted)]
     for line in lines:
         digest, _, name = line.partition("  ")
         if not name or "/" in name or len(digest) != 64:
@@ -117,32 +173,32 @@ def _check_sums(path: Path, problems: list[str]) -> int:
     return len(lines)
 
 
-def _check_files(path: Path, record: Mapping[str, Any]) -> Iterator[str]:
-    for file in record.get("files", []):
-        place = path / file["name"]
+def _check_files(path: Path, record: _Record) -> Iterator[str]:
+    for file in record.files:
+        place = path / file.name
         if not place.is_file():
-            yield f"{file['name']}: missing"
+            yield f"{file.name}: missing"
             continue
         size = place.stat().st_size
-        if size != file["bytes"]:
-            yield f"{file['name']}: {size} bytes, expected {file['bytes']}"
+        if size != file.bytes:
+            yield f"{file.name}: {size} bytes, expected {file.bytes}"
         with place.open("rb") as handle:
             head = handle.read(8)
             text = head + handle.read(min(int.from_bytes(head, "little"), 100_000_000))
-        if xxhash.xxh3_128_hexdigest(text) != file["header_xxh3"]:
-            yield f"{file['name']}: its header is not the one written"
+        if xxhash.xxh3_128_hexdigest(text) != file.header_xxh3:
+            yield f"{file.name}: its header is not the one written"
 
 
 def _check_tensors(
-    checkpoint: Checkpoint, record: Mapping[str, Any], progress: Callable[[int, int], None] | None
+    checkpoint: Checkpoint, record: _Record, progress: Callable[[int, int], None] | None
 ) -> Iterator[str]:
     total, done = checkpoint.total_bytes, 0
     buffer = memoryview(bytearray(PIECE_BYTES))
-    for name in record["tensors"]:
+    for name in record.tensors:
         if name not in checkpoint.tensors:
             yield f"tensor {name}: missing"
     for name, info in checkpoint.tensors.items():
-        if name not in record["tensors"]:
+        if name not in record.tensors:
             yield f"tensor {name}: not in the provenance"
             continue
         digest = xxhash.xxh3_128()
@@ -153,17 +209,20 @@ def _check_tensors(
             done += len(part)
             if progress is not None:
                 progress(done, total)
-        if digest.hexdigest() != record["tensors"][name]["xxh3"]:
+        if digest.hexdigest() != record.tensors[name].xxh3:
             yield f"tensor {name} in {checkpoint.file_of(name)}: its bytes are not those written"
 
 
-def _recompute(path: Path, record: Mapping[str, Any], fraction: float, problems: list[str]) -> int:
+def _recompute(path: Path, record: _Record, fraction: float, problems: list[str]) -> int:
     """Derive a sample of the tensors anew, by the recorded recipe from the recorded inputs."""
-    job = resolve(Recipe.from_data(record["recipe"], f"{path}/{PROVENANCE}"))
+    job = resolve(Recipe.from_data(record.recipe, f"{path}/{PROVENANCE}"))
     inputs = open_inputs(job)
-    for checkpoint, said in zip(inputs.checkpoints, record["inputs"], strict=True):
+    if len(inputs.checkpoints) != len(record.inputs):
+        problems.append(f"{PROVENANCE}: {len(record.inputs)} inputs, but its recipe has {len(inputs.checkpoints)}")
+        return 0
+    for checkpoint, said in zip(inputs.checkpoints, record.inputs, strict=True):
         found = [(Path(f.path).name, f.size, f.header_digest) for f in checkpoint.files]
-        if found != [(f["name"], f["bytes"], f["header_xxh3"]) for f in said["files"]]:
+        if found != [(f.name, f.bytes, f.header_xxh3) for f in said.files]:
             problems.append(f"input {checkpoint.ref}: not the files that were merged")
             return 0
     plan = make_plan(job, inputs, path, memory=DEFAULT_MEMORY, workers=None, device="cpu")
@@ -173,7 +232,7 @@ def _recompute(path: Path, record: Mapping[str, Any], fraction: float, problems:
     problems += [
         f"tensor {name}: computed anew, its bytes differ"
         for name in names
-        if records.digests[name] != record["tensors"][name]["xxh3"]
+        if records.digests[name] != record.tensors[name].xxh3
     ]
     return len(names)
 
