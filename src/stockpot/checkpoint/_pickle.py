@@ -19,12 +19,14 @@ from typing import Any, BinaryIO
 
 from stockpot import errors
 from stockpot.checkpoint import _dtypes
-from stockpot.checkpoint._header import TensorInfo, require_name
+from stockpot.checkpoint._header import RANK_CAP, TensorInfo, require_name
 from stockpot.checkpoint._pickle_machine import OPAQUE, Function, PickleError, run
 
 LEGACY_MAGIC = 0x1950A86A20F9469CFC6C
 PICKLE_CAP = 1 << 30
 """Largest pickle that is read into memory, in bytes (weights are not part of it)."""
+PAIRS_CAP = 10_000_000
+"""Items of maps that are written as lists of pairs, in all (one list can be named many times)."""
 WRAPPERS = ("state_dict", "model", "state_dict_ema", "model_state_dict")
 PREFIXES = ("module.", "_orig_mod.")
 
@@ -96,7 +98,7 @@ class _Dtype:
 
 
 def _naturals(values: object) -> tuple[int, ...]:
-    if not isinstance(values, tuple) or not all(type(v) is int and v >= 0 for v in values):
+    if not isinstance(values, tuple) or len(values) > RANK_CAP or not all(type(v) is int and v >= 0 for v in values):
         raise ValueError("sizes must be numbers >= 0")
     return values
 
@@ -146,13 +148,13 @@ _REBUILDERS: Mapping[str, Callable[..., object]] = {
 }
 
 
-def _ordered_dict(arguments: tuple[Any, ...]) -> dict[Any, Any]:
-    """``OrderedDict()``, or of a list of pairs as Python 2 pickled it."""
-    found = {}
-    for pair in arguments[0] if arguments and isinstance(arguments[0], list) else ():
-        if isinstance(pair, list | tuple) and len(pair) == 2 and isinstance(pair[0], str):
-            found[pair[0]] = pair[1]
-    return found
+def _is_pair(value: object) -> bool:
+    return isinstance(value, list | tuple) and len(value) == 2 and isinstance(value[0], str)
+
+
+def _is_key(value: object) -> bool:
+    """Whether it may name a storage: text, or a number of sane size."""
+    return isinstance(value, str) or (type(value) is int and abs(value) < 1 << 63)
 
 
 @dataclass
@@ -161,6 +163,7 @@ class _Reader:
 
     path: str
     storages: dict[str, str] = field(default_factory=dict)
+    pairs_left: int = PAIRS_CAP
 
     def load(self, file: BinaryIO) -> Any:
         """The next pickle."""
@@ -174,7 +177,7 @@ class _Reader:
     def find_global(self, module: str, name: str) -> Any:
         """Something of ours for a global of a state dict; every other is refused by name."""
         if (module, name) == ("collections", "OrderedDict"):
-            return Function(_ordered_dict)
+            return Function(self.ordered_dict)
         if module in ("torch._utils", "torch._tensor") and name in _REBUILDERS:
             rebuild = _REBUILDERS[name]
             return Function(lambda arguments: rebuild(*arguments))
@@ -191,11 +194,19 @@ class _Reader:
             remedy="load it where you trust it and save the state dict alone, best as safetensors",
         )
 
+    def ordered_dict(self, arguments: tuple[Any, ...]) -> dict[Any, Any]:
+        """``OrderedDict()``, or of a list of pairs as Python 2 pickled it."""
+        pairs = arguments[0] if arguments and isinstance(arguments[0], list) else []
+        self.pairs_left -= len(pairs)
+        if self.pairs_left < 0:
+            raise PickleError("absurdly many pairs")
+        return {pair[0]: pair[1] for pair in pairs if _is_pair(pair)}
+
     def persistent_load(self, pid: Any) -> _Storage:
         """A storage: ('storage', type, key, location, count[, view])."""
         if not isinstance(pid, tuple) or len(pid) < 5 or pid[0] != "storage" or not isinstance(pid[1], _Dtype):
             raise PickleError("an unknown persistent id")
-        if not isinstance(pid[2], str | int):
+        if not _is_key(pid[2]):
             raise PickleError("a storage without a name")
         key, begin = str(pid[2]), 0
         if len(pid) > 5 and isinstance(pid[5], tuple) and len(pid[5]) > 1 and type(pid[5][1]) is int:
@@ -274,6 +285,8 @@ def _member_offset(handle: BinaryIO, member: zipfile.ZipInfo, path: str) -> int:
 
 def _open_legacy(handle: BinaryIO, path: str) -> tuple[Any, dict[str, tuple[int, int]]]:
     """Magic, protocol, system, object, storage keys (a pickle each), then per key its element count and its bytes."""
+    end = handle.seek(0, io.SEEK_END)
+    handle.seek(0)
     reader = _Reader(path)
     if reader.load(handle) != LEGACY_MAGIC:
         raise errors.PickleFormatError("not a file of torch.save", file=path)
@@ -286,15 +299,17 @@ def _open_legacy(handle: BinaryIO, path: str) -> tuple[Any, dict[str, tuple[int,
     keys = reader.load(handle)
     for key in keys if isinstance(keys, list) else []:
         stated = handle.read(8)
-        dtype = reader.storages.get(str(key)) if isinstance(key, str | int) else None
+        dtype = reader.storages.get(str(key)) if _is_key(key) else None
         if len(stated) < 8 or dtype is None:
             raise errors.TruncatedFileError("the file ends before its storages do", file=path)
         size = struct.unpack("<q", stated)[0] * _dtypes.itemsize(dtype)
         if size < 0:
             raise errors.PickleFormatError("a storage of negative size", file=path)
         ranges[str(key)] = (handle.tell(), size)
-        if handle.tell() + size >= 1 << 63:
-            raise errors.TruncatedFileError("the file ends before its storages do", file=path, got=f"{size} bytes")
+        if handle.tell() + size > end:
+            raise errors.TruncatedFileError(
+                "the file ends before its storages do", file=path, expected=f"{handle.tell() + size} bytes", got=end
+            )
         handle.seek(size, io.SEEK_CUR)
     return root, ranges
 
@@ -377,7 +392,7 @@ def _tensors(
 def _info(name: str, tensor: _Tensor, ranges: Mapping[str, tuple[int, int]], file: int, path: str) -> TensorInfo:
     item = _dtypes.itemsize(tensor.dtype)
     elements = _dtypes.count(tensor.shape)
-    if _dtypes.count([size for size in tensor.shape if size]) > _dtypes.MAX_ELEMENTS or len(tensor.shape) > 64:
+    if _dtypes.count([size for size in tensor.shape if size]) > _dtypes.MAX_ELEMENTS or len(tensor.shape) > RANK_CAP:
         raise errors.BadShapeError("the shape's count is absurd", tensor=name, file=path, got=str(tensor.shape)[:80])
     if elements == 0:
         return TensorInfo(name, tensor.dtype, tensor.shape, file, 0, 0)
