@@ -32,6 +32,7 @@ def numbers(*shape: int) -> torch.Tensor:
 
 
 SECONDS = 8
+"""Of processor time, for what takes under one; a machine that is busy may take its while."""
 MEMORY = 6 << 30
 
 
@@ -55,7 +56,7 @@ def test_the_corpus_would_do_harm(tmp_path: Path) -> None:
     """Plain pickle runs the first program of the corpus: the test above is not about a harmless file."""
     mark = tmp_path / "m"
     code = "import pickle, sys; pickle.load(sys.stdin.buffer)"
-    subprocess.run([sys.executable, "-c", code], input=armed(CODE["reduce"][0], mark), check=True, timeout=SECONDS)
+    subprocess.run([sys.executable, "-c", code], input=armed(CODE["reduce"][0], mark), check=True, timeout=10 * SECONDS)
     assert mark.exists()
 
 
@@ -140,7 +141,7 @@ def test_bombs_are_refused(case: str, container: str, tmp_path: Path) -> None:
     code = (
         "import resource, sys\n"
         f"resource.setrlimit(resource.RLIMIT_AS, ({MEMORY}, {MEMORY}))\n"
-        f"resource.setrlimit(resource.RLIMIT_CPU, ({SECONDS // 2}, {SECONDS // 2}))\n"
+        f"resource.setrlimit(resource.RLIMIT_CPU, ({SECONDS}, {SECONDS}))\n"
         "from stockpot import errors\n"
         "from stockpot.checkpoint import open_checkpoint\n"
         "before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss\n"
@@ -150,7 +151,7 @@ def test_bombs_are_refused(case: str, container: str, tmp_path: Path) -> None:
         "grown = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before\n"
         "if grown > 300_000:\n    raise SystemExit(f'took {grown} KiB')\n"
     )
-    done = subprocess.run([sys.executable, "-c", code, str(path)], capture_output=True, text=True, timeout=SECONDS)
+    done = subprocess.run([sys.executable, "-c", code, str(path)], capture_output=True, text=True, timeout=10 * SECONDS)
     assert done.returncode == 0, (done.returncode, done.stderr[-500:])
     assert len(done.stdout) < 1000
 

@@ -55,6 +55,16 @@ def test_equal_models_give_their_bytes(dtype, n):
         assert exact.same_bits(merged, model), f"seed {seed}"
 
 
+@pytest.mark.parametrize("size", [2049, 65_536, 200_003])
+@pytest.mark.parametrize("dtype", FLOATS, ids=str)
+def test_equal_models_of_any_size_give_their_bytes(dtype, size):
+    """So for tensors whose inner products are summed over chunks and blocks."""
+    model = normal(size, seed=1, dtype=dtype)
+    base = normal(size, seed=2, dtype=dtype, scale=1e3)
+    for n in (2, 3, 5):
+        assert exact.same_bits(merge_one("model_stock", base, [model.clone() for _ in range(n)]), model), n
+
+
 @pytest.mark.parametrize("dtype", FLOATS, ids=str)
 def test_rows_with_equal_models_give_their_bytes(dtype):
     """At granularity row the rows on which the models agree are theirs, bit for bit, beside rows that differ."""

@@ -1,4 +1,4 @@
-"""Real models for the tests of this folder: made once a session, never fetched."""
+"""Real models for the tests of this folder: made once, never fetched."""
 
 from __future__ import annotations
 

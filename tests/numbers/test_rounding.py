@@ -73,7 +73,8 @@ def test_any_shape(tmp_path, method, dtype):
     count, takes_base, parameters = METHODS[method]
     shapes = {
         "scalar": (), "none": (0,), "no columns": (3, 0), "one": (1,), "ones": (1, 1, 1), "few": (3, 5),
-        "kernel": (2, 3, 3, 3), "block-1": (65_535,), "block": (65_536,), "block+1": (65_537,), "rows": (3, 21_846), "blocks": (131_073,),
+        "kernel": (2, 3, 3, 3), "block-1": (65_535,), "block": (65_536,), "block+1": (65_537,),
+        "rows": (3, 21_846), "blocks": (131_073,),
     }  # fmt: skip
     checkpoints = [{} for _ in range(count + 1)]
     for number, (name, shape) in enumerate(shapes.items()):
