@@ -25,7 +25,7 @@ from stockpot.checkpoint._pickle_machine import OPAQUE, Function, PickleError, r
 LEGACY_MAGIC = 0x1950A86A20F9469CFC6C
 PICKLE_CAP = 1 << 30
 """Largest pickle that is read into memory, in bytes (weights are not part of it)."""
-PAIRS_CAP = 10_000_000
+PAIRS_CAP = 1_000_000
 """Items of maps that are written as lists of pairs, in all (one list can be named many times)."""
 WRAPPERS = ("state_dict", "model", "state_dict_ema", "model_state_dict")
 PREFIXES = ("module.", "_orig_mod.")

@@ -97,6 +97,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 def _run(arguments: list[str]) -> int:
     result = typer.main.get_command(app).main(args=arguments, prog_name="stockpot", standalone_mode=False)
+    if result == 130:  # typer takes Ctrl-C for an exit of its own
+        raise KeyboardInterrupt
     return result if isinstance(result, int) else 0
 
 

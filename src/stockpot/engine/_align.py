@@ -41,6 +41,8 @@ class Slot:
     action: Action
     sources: tuple[tuple[int, TensorInfo], ...]
     weights: tuple[float, ...] | None = None
+    checked: bool = True
+    """Whether NaN and Inf in it are refused; not where the user left the tensor out of the merge."""
 
 
 @dataclass(frozen=True)
@@ -101,7 +103,7 @@ def align(job: Job, inputs: Inputs) -> Alignment:
         )
     _raise(problems)
     copied = [name for name in names if name not in selected]
-    template = _template(job, inputs, views, {slot.name: slot.shape for slot in slots} | dict.fromkeys(copied))
+    template = _template(job, inputs, views, aliases, {slot.name: slot.shape for slot in slots} | dict.fromkeys(copied))
     slots += [_copied(name, inputs, views, template, decisions) for name in copied]
     order = {name: place for place, name in enumerate(views[template])}
     slots.sort(key=lambda slot: order.get(slot.name, len(order)))
@@ -171,7 +173,6 @@ def _tied_views(
         if checkpoint.config.get("tie_word_embeddings") and (pair := tied_head(view, known)):
             head, embedding = pair
             view[head] = view[embedding]
-            untied[head] = None
     aliases: dict[str, str] = {}
     for view in views:
         first: dict[int, str] = {}
@@ -209,7 +210,13 @@ def _selection(job: Job, names: Sequence[str]) -> set[str]:
     }
 
 
-def _template(job: Job, inputs: Inputs, views: Sequence[View], output: Mapping[str, tuple[int, ...] | None]) -> int:
+def _template(
+    job: Job,
+    inputs: Inputs,
+    views: Sequence[View],
+    aliases: Mapping[str, str],
+    output: Mapping[str, tuple[int, ...] | None],
+) -> int:
     """The first of (models, base) whose names and shapes are the output's; ``--template`` overrides."""
     order: list[int] = [*inputs.models, *([0] if inputs.has_base else [])]
     asked = job.recipe.policies.template
@@ -226,7 +233,7 @@ def _template(job: Job, inputs: Inputs, views: Sequence[View], output: Mapping[s
         )
 
     fitting = [number for number in order if fits(views[number])]
-    exact = [number for number in fitting if len(inputs.checkpoints[number].tensors) == len(output)]
+    exact = [n for n in fitting if sum(name not in aliases for name in views[n]) == len(output)]
     return (exact or fitting or order)[0]
 
 
@@ -235,7 +242,7 @@ def _copied(name: str, inputs: Inputs, views: Sequence[View], template: int, dec
     number = next(number for number in order if name in views[number])
     info = views[number][name]
     decisions.append(Decision(name, "selection", "copied"))
-    return Slot(name, info.shape, info.dtype, "mix", ((number, info),), (1.0,))
+    return Slot(name, info.shape, info.dtype, "mix", ((number, info),), (1.0,), checked=False)
 
 
 def _aligned(
@@ -367,6 +374,12 @@ def _values_equal(inputs: Inputs, sources: Sequence[tuple[int, TensorInfo]]) -> 
     return True
 
 
+def source_path(inputs: Inputs, number: int, info: TensorInfo) -> str:
+    """Where a tensor lies: its file, or what the input is called."""
+    checkpoint = inputs.checkpoints[number]
+    return checkpoint.files[info.file].path if checkpoint.files else checkpoint.ref
+
+
 def _require_shapes(job: Job, inputs: Inputs, name: str, infos: Mapping[int, TensorInfo]) -> None:
     first = next(iter(infos))
     for number, info in infos.items():
@@ -374,7 +387,7 @@ def _require_shapes(job: Job, inputs: Inputs, name: str, infos: Mapping[int, Ten
             raise errors.MismatchError(
                 "shapes differ",
                 tensor=name,
-                file=inputs.checkpoints[number].files[info.file].path if inputs.checkpoints[number].files else None,
+                file=source_path(inputs, number, info),
                 expected=f"{list(infos[first].shape)} as in {inputs.checkpoints[first].ref}",
                 got=f"{list(info.shape)}",
                 remedy="--mismatch base|first takes it unmerged, --exclude leaves it as the template has it",

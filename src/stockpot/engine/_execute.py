@@ -70,6 +70,8 @@ class Run:
         self.stop = threading.Event()
         self.bytes_done = 0
         self.bytes_read = 0
+        self.gathering = threading.Lock()
+        self.gathered: dict[tuple[int, str], torch.Tensor] = {}
         self._turn = threading.Condition()
         self._next = 0
         self._failures: list[tuple[int, BaseException]] = []

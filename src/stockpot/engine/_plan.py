@@ -65,7 +65,13 @@ class Plan:
     @property
     def peak_memory_bytes(self) -> int:
         """Foreseen peak of the process."""
-        return PROCESS_BYTES + self.budget.total_bytes
+        return PROCESS_BYTES + self.budget.total_bytes + self._gathered_bytes
+
+    @property
+    def _gathered_bytes(self) -> int:
+        """Strided tensors of pickles are gathered whole: window and result, of two tensors that follow one another."""
+        sizes = [sum(i.nbytes + i.size_bytes for _, i in slot.sources if i.strides is not None) for slot in self.slots]
+        return 2 * max(sizes, default=0)
 
     @property
     def key(self) -> str:
@@ -214,10 +220,11 @@ def row_count(slot: Slot) -> int:
 def _bytes_read(job: Job, slots: Sequence[Slot], groups: Sequence[Group], budget: Budget) -> tuple[int, int]:
     """(bytes read once, bytes read twice)."""
     alone = {group.slots[0] for group in groups if len(group.slots) == 1}
+    by_rows = {group.slots[0] for group in groups if group.rows}
     once = twice = 0
     for number, slot in enumerate(slots):
         size = sum(info.nbytes for _, info in slot.sources)
-        fits = number in alone and source_bytes(slot) <= budget.raw_bytes
+        fits = number in by_rows or (number in alone and source_bytes(slot) <= budget.raw_bytes)
         if slot.action == "merge" and job.method.uses_gram and not fits:
             twice += size
         else:

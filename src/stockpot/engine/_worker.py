@@ -9,8 +9,8 @@ import torch
 from torch import Tensor
 
 from stockpot import errors
-from stockpot.checkpoint import TORCH_NAMES, TensorInfo, count, itemsize, nbytes
-from stockpot.engine._align import Slot
+from stockpot.checkpoint import TORCH_NAMES, TensorInfo, count, is_mergeable, itemsize, nbytes
+from stockpot.engine._align import Slot, source_path
 from stockpot.engine._budget import ALIGNMENT, STAGE_BYTES, row_elements
 from stockpot.engine._execute import Cancelled, Run, Solution
 from stockpot.engine._schedule import Copy, Measure, Mix, Rows, Task, Whole
@@ -74,6 +74,11 @@ class Worker:
                     expected=f"those of {self.plan.inputs.checkpoints[first[0]].ref}",
                     remedy="--mismatch first takes the first model's, --exclude leaves it as the template has it",
                 )
+        if slot.checked and is_mergeable(slot.dtype) and not self.allow:
+            bad = ~torch.isfinite(kept.view(getattr(torch, TORCH_NAMES[slot.dtype])))
+            if bad.any():
+                first_bad = task.start // itemsize(slot.dtype) + int(bad.to(torch.uint8).argmax())
+                raise self.nonfinite(slot, NonFiniteInputError(0, first_bad), 0)
         self.run.emit(task.slot, task.start, byte_view(kept))
         self.run.count_bytes(size * len(slot.sources), size * len(slot.sources))
 
@@ -81,21 +86,29 @@ class Worker:
         """Bytes of a source in one half of the buffer (or in the staging memory for the second)."""
         number, info = source
         if info.strides is not None:
-            return self.gather(source)[start : start + size]
+            return self.gather(source, start + size == info.size_bytes)[start : start + size]
         half = self.stage if place else self.raw
         if half.numel() < size:
             half = torch.empty(size, dtype=torch.uint8)
         self.plan.inputs.checkpoints[number].read_into(info, start, byte_view(half[:size]))
         return half[:size]
 
-    def gather(self, source: tuple[int, TensorInfo]) -> Tensor:
-        """The dense bytes of a strided tensor."""
+    def gather(self, source: tuple[int, TensorInfo], last: bool) -> Tensor:
+        """The dense bytes of a strided tensor, gathered once for all its pieces; ``last``: no more are to come."""
         number, info = source
-        assert info.strides is not None
-        window = torch.empty(info.nbytes, dtype=torch.uint8)
-        self.plan.inputs.checkpoints[number].read_into(info, 0, byte_view(window))
-        typed = window.view(getattr(torch, TORCH_NAMES[info.dtype]))
-        return torch.as_strided(typed, info.shape, info.strides).contiguous().flatten().view(torch.uint8)
+        with self.run.gathering:
+            dense = self.run.gathered.get((number, info.name))
+            if dense is None:
+                assert info.strides is not None
+                window = torch.empty(info.nbytes, dtype=torch.uint8)
+                self.plan.inputs.checkpoints[number].read_into(info, 0, byte_view(window))
+                typed = window.view(getattr(torch, TORCH_NAMES[info.dtype]))
+                shown = torch.as_strided(typed, info.shape, info.strides)
+                dense = shown.contiguous().flatten().view(torch.uint8)
+                self.run.gathered[(number, info.name)] = dense
+            if last:
+                self.run.gathered.pop((number, info.name))
+        return dense
 
     def load(self, slot: Slot, start: int, stop: int) -> Views:
         """Elements of every source on the device: rows of one tensor where all have one dtype, else typed views."""
@@ -115,7 +128,7 @@ class Worker:
             item = itemsize(info.dtype)
             size = count * item
             if info.strides is not None:
-                part_bytes = self.gather(source)[start * item : stop * item]
+                part_bytes = self.gather(source, stop * item == info.size_bytes)[start * item : stop * item]
             else:
                 self.plan.inputs.checkpoints[number].read_into(info, start * item, self.raw_view[place : place + size])
                 part_bytes = self.raw[place : place + size]
@@ -221,9 +234,7 @@ class Worker:
 
     def path(self, source: tuple[int, TensorInfo]) -> str:
         """The file of a source."""
-        number, info = source
-        checkpoint = self.plan.inputs.checkpoints[number]
-        return checkpoint.files[info.file].path if checkpoint.files else checkpoint.ref
+        return source_path(self.plan.inputs, *source)
 
     def nonfinite(self, slot: Slot, error: NonFiniteInputError, start: int) -> errors.NonFiniteError:
         """The error for NaN or Inf in an input, with its place."""
