@@ -79,6 +79,15 @@ def test_the_words_follow_the_numbers_whoever_wins() -> None:
     )
 
 
+def test_three_verdicts_make_one_sentence() -> None:
+    """Each verdict once, in the order of the others."""
+    scores = {"ours": _flat(900, 0), "a": _flat(800, 0), "b": _flat(900, 0), "c": _flat(950, 0)}
+    plain, _ = findings("ours", scores, {"a": "a", "b": "b", "c": "c"})
+    assert plain.endswith(
+        "it beats a (+10.0 ± 1.9), neither beats nor trails b (+0.0 ± 0.0), and trails c (-5.0 ± 1.4)."
+    )
+
+
 def test_others_with_one_verdict_share_it() -> None:
     """Two that are beaten are named together; two that are level are joined by or."""
     scores = {"ours": _flat(900, 900), "a": _flat(800, 900), "b": _flat(700, 900)}

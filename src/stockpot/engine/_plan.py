@@ -12,15 +12,20 @@ import xxhash
 
 from stockpot import errors
 from stockpot._version import __version__
-from stockpot.checkpoint import Layout, Source, nbytes, open_checkpoint, plan_layout
+from stockpot.checkpoint import Layout, Source, count, itemsize, nbytes, open_checkpoint, plan_layout
 from stockpot.engine._align import Alignment, Inputs, Slot, align
 from stockpot.engine._budget import Budget, fit
 from stockpot.engine._job import Job
 from stockpot.engine._side_files import side_files
+from stockpot.kernels import BLOCK
 from stockpot.measure import group_of
 
 PROCESS_BYTES = 330_000_000
 """What the interpreter and torch take beside our buffers, as measured on Linux with a CPU build."""
+
+
+HELD_PIECE = 4 * BLOCK
+"""Elements that are read at once of a tensor that is held as a sum."""
 
 
 @dataclass(frozen=True)
@@ -224,7 +229,7 @@ def _bytes_read(job: Job, slots: Sequence[Slot], groups: Sequence[Group], budget
     once = twice = 0
     for number, slot in enumerate(slots):
         size = sum(info.nbytes for _, info in slot.sources)
-        fits = number in by_rows or (number in alone and source_bytes(slot) <= budget.raw_bytes)
+        fits = number in by_rows or (number in alone and held_bytes(job, slot, budget) <= budget.raw_bytes)
         if slot.action == "merge" and job.method.uses_gram and not fits:
             twice += size
         else:
@@ -232,9 +237,21 @@ def _bytes_read(job: Job, slots: Sequence[Slot], groups: Sequence[Group], budget
     return once, twice
 
 
-def source_bytes(slot: Slot) -> int:
-    """Buffer bytes for all inputs of a tensor."""
-    return sum(info.size_bytes + 64 for _, info in slot.sources)
+def is_summed(job: Job, slot: Slot, budget: Budget) -> bool:
+    """Whether a tensor is held as its reference and the sum of the differences, instead of all inputs."""
+    dtypes = {info.dtype for _, info in slot.sources}
+    dense = all(info.strides is None for _, info in slot.sources)
+    return budget.device == "cpu" and dense and len(dtypes) == 1 and job.method.equal_steps(job.values)
+
+
+def held_bytes(job: Job, slot: Slot, budget: Budget) -> int:
+    """Buffer bytes to read a tensor once: all its inputs; or reference, sum, and a piece of all inputs."""
+    if not is_summed(job, slot, budget):
+        return sum(info.size_bytes + 64 for _, info in slot.sources)
+    item = itemsize(slot.sources[0][1].dtype)
+    wide = 4 if item <= 2 else 8
+    piece = min(HELD_PIECE, count(slot.shape)) * item + 64
+    return count(slot.shape) * (item + wide) + 128 + piece * len(slot.sources)
 
 
 def disk_needed(plan: Plan) -> int:

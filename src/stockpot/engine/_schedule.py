@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from stockpot.checkpoint import count, itemsize, nbytes
 from stockpot.engine._align import Slot
 from stockpot.engine._budget import STAGE_BYTES, step_elements
-from stockpot.engine._plan import Group, Plan, source_bytes
+from stockpot.engine._plan import Group, Plan, held_bytes
 
 
 @dataclass(frozen=True, slots=True)
@@ -104,7 +104,7 @@ def _group_tasks(plan: Plan, place: int, group: Group, done: frozenset[str], mea
                 yield Rows(number, place, a, b)
         return
     if plan.job.method.uses_gram and not measured:
-        if len(group.slots) == 1 and source_bytes(slots[group.slots[0]]) <= plan.budget.raw_bytes:
+        if len(group.slots) == 1 and held_bytes(plan.job, slots[group.slots[0]], plan.budget) <= plan.budget.raw_bytes:
             yield Whole(group.slots[0], place)
             return
         ticket = 0

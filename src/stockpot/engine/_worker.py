@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable, Iterator
 from typing import Any
 
 import numpy as np
@@ -13,6 +14,7 @@ from stockpot.checkpoint import TORCH_NAMES, TensorInfo, count, is_mergeable, it
 from stockpot.engine._align import Slot, source_path
 from stockpot.engine._budget import ALIGNMENT, STAGE_BYTES, row_elements
 from stockpot.engine._execute import Cancelled, Run, Solution
+from stockpot.engine._plan import HELD_PIECE, is_summed
 from stockpot.engine._schedule import Copy, Measure, Mix, Rows, Task, Whole
 from stockpot.kernels import (
     BLOCK,
@@ -24,8 +26,11 @@ from stockpot.kernels import (
     gram_blocks,
     gram_rows,
     mix,
+    mix_steps,
     wide_dtype,
 )
+from stockpot.measure import Array
+from stockpot.methods import Mixture
 
 
 class Worker:
@@ -110,19 +115,23 @@ class Worker:
                 self.run.gathered.pop((number, info.name))
         return dense
 
-    def load(self, slot: Slot, start: int, stop: int) -> Views:
-        """Elements of every source on the device: rows of one tensor where all have one dtype, else typed views."""
+    def load(self, slot: Slot, start: int, stop: int, place: int = 0) -> Views:
+        """Elements of every source on the device: rows of one tensor where all have one dtype, else typed views.
+
+        ``place``: where in the buffer to put them.
+        """
         count = stop - start
         if len({info.dtype for _, info in slot.sources}) == 1 and all(info.strides is None for _, info in slot.sources):
             item = itemsize(slot.sources[0][1].dtype)
             stride = -(-count * item // ALIGNMENT) * ALIGNMENT
             for row, (number, info) in enumerate(slot.sources):
-                part = self.raw_view[row * stride : row * stride + count * item]
+                part = self.raw_view[place + row * stride : place + row * stride + count * item]
                 self.plan.inputs.checkpoints[number].read_into(info, start * item, part)
-            rows = self.raw[: len(slot.sources) * stride].view(getattr(torch, TORCH_NAMES[slot.sources[0][1].dtype]))
+            rows = self.raw[place : place + len(slot.sources) * stride].view(
+                getattr(torch, TORCH_NAMES[slot.sources[0][1].dtype])
+            )
             return rows.view(len(slot.sources), -1)[:, :count].to(self.device)
         views = []
-        place = 0
         for source in slot.sources:
             number, info = source
             item = itemsize(info.dtype)
@@ -147,23 +156,71 @@ class Worker:
 
     def whole(self, task: Whole, slot: Slot) -> None:
         """Read once; measure; solve; mix."""
-        total = count(slot.shape)
-        views = self.load(slot, 0, total)
+        if is_summed(self.plan.job, slot, self.plan.budget):
+            self.whole_as_sum(task, slot)
+            return
+        views = self.load(slot, 0, count(slot.shape))
         grams = gram_blocks(views, self.scratch(views), self.allow, self.raw_gram)
+        solution = self.solved(task, grams)
+        self.run.count_bytes(_source_bytes(slot), _source_bytes(slot) // 2)
+        for start, stop in self.output_pieces(slot):
+            self.write_mixed(task.slot, slot, cut(views, start, stop), solution, start)
+        self.run.count_bytes(0, _source_bytes(slot) - _source_bytes(slot) // 2)
+
+    def whole_as_sum(self, task: Whole, slot: Slot) -> None:
+        """The same where all models get one weight: hold the reference and the sum of the differences only."""
+        total = count(slot.shape)
+        dtype = getattr(torch, TORCH_NAMES[slot.sources[0][1].dtype])
+        wide = wide_dtype([dtype])
+        middle = -(-total * dtype.itemsize // ALIGNMENT) * ALIGNMENT
+        end = middle + -(-total * wide.itemsize // ALIGNMENT) * ALIGNMENT
+        reference = self.raw[: total * dtype.itemsize].view(dtype)
+        steps = self.raw[middle : middle + total * wide.itemsize].view(wide)
+        grams = []
+        for start in range(0, total, HELD_PIECE):
+            self.check_stop()
+            stop = min(start + HELD_PIECE, total)
+            views = self.load(slot, start, stop, end)
+            reference[start:stop].copy_(views[0])
+            try:
+                grams.append(gram_blocks(views, self.scratch(views), self.allow, steps=steps[start:stop]))
+            except NonFiniteInputError as error:
+                raise self.nonfinite(slot, error, start) from None
+        solution = self.solved(task, np.concatenate(grams))
+        self.run.count_bytes(_source_bytes(slot), _source_bytes(slot) // 2)
+        weights = solution.mixture.weights
+        scratch = self.scratch([reference])
+        for start, stop in self.output_pieces(slot):
+            if weights[0] == 0.0 or self.allow:
+                self.write_mixed(task.slot, slot, self.load(slot, start, stop, end), solution, start)
+            elif not weights[1:].any():
+                only = Solution(Mixture(weights[:1]), solution.bounded)
+                self.write_mixed(task.slot, slot, [reference[start:stop]], only, start)
+            else:
+                held, summed = reference[start:stop], steps[start:stop]
+
+                def fill(out: Tensor, held: Tensor = held, summed: Tensor = summed) -> None:
+                    mix_steps(held, summed, float(weights[1]), out, scratch, check=not solution.bounded)
+
+                self.write_filled(task.slot, slot, stop - start, start, fill)
+        self.run.count_bytes(0, _source_bytes(slot) - _source_bytes(slot) // 2)
+
+    def solved(self, task: Whole, grams: Array) -> Solution:
+        """Coefficients of a tensor that is a group of its own, from its block sums in order."""
         gram = np.zeros(grams.shape[1:])
         for one in grams:
             gram = gram + one
         group = self.plan.groups[task.group]
         self.run.store_gram(group, 0, gram)
-        solution = self.run.solve(group, gram)
-        size = sum(info.size_bytes for _, info in slot.sources)
-        self.run.count_bytes(size, size // 2)
+        return self.run.solve(group, gram)
+
+    def output_pieces(self, slot: Slot) -> Iterator[tuple[int, int]]:
+        """(start, stop) of pieces that fit the staging memory."""
+        total = count(slot.shape)
         step = max(BLOCK, STAGE_BYTES // itemsize(slot.dtype) // BLOCK * BLOCK)
         for start in range(0, total, step):
             self.check_stop()
-            stop = min(start + step, total)
-            self.write_mixed(task.slot, slot, cut(views, start, stop), solution, start)
-        self.run.count_bytes(0, size - size // 2)
+            yield start, min(start + step, total)
 
     def measure(self, task: Measure, slot: Slot) -> None:
         """Inner products of a piece, into its group's sum."""
@@ -195,21 +252,30 @@ class Worker:
         self, number: int, slot: Slot, views: Views, solution: Solution, start: int, columns: int = 0
     ) -> None:
         """Mix into the staging memory and hand it on."""
-        size = nbytes(slot.dtype, (views[0].numel(),))
+        scratch = self.scratch(views)
+
+        def fill(out: Tensor) -> None:
+            mix(
+                views,
+                solution.mixture.weights,
+                out,
+                scratch,
+                columns=columns,
+                check=not (self.allow or solution.bounded),
+                pass_nonfinite=self.allow,
+            )
+
+        self.write_filled(number, slot, views[0].numel(), start, fill)
+
+    def write_filled(self, number: int, slot: Slot, elements: int, start: int, fill: Callable[[Tensor], None]) -> None:
+        """Let ``fill`` write elements into the staging memory, and hand them on."""
+        size = nbytes(slot.dtype, (elements,))
         stage = self.stage if size <= self.stage.numel() else torch.empty(size, dtype=torch.uint8)
         kept = stage[:size]
         out = kept.view(getattr(torch, TORCH_NAMES[slot.dtype]))
         target = out if self.device.type == "cpu" else torch.empty_like(out, device=self.device)
         try:
-            mix(
-                views,
-                solution.mixture.weights,
-                target,
-                self.scratch(views),
-                columns=columns,
-                check=not (self.allow or solution.bounded),
-                pass_nonfinite=self.allow,
-            )
+            fill(target)
         except NonFiniteInputError as error:
             raise self.nonfinite(slot, error, start) from None
         except OverflowedError as error:
@@ -244,6 +310,10 @@ class Worker:
             file=self.path(slot.sources[error.source]),
             remedy="leave this model out, or --allow-nonfinite passes it through",
         )
+
+
+def _source_bytes(slot: Slot) -> int:
+    return sum(info.size_bytes for _, info in slot.sources)
 
 
 def _index(slot: Slot, flat: int) -> list[int]:

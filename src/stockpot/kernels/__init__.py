@@ -16,6 +16,7 @@ if TYPE_CHECKING:
         gram_blocks,
         gram_rows,
         mix,
+        mix_steps,
         wide_dtype,
     )
 
@@ -30,6 +31,7 @@ __all__ = [
     "gram_blocks",
     "gram_rows",
     "mix",
+    "mix_steps",
     "rows_per_step",
     "wide_dtype",
 ]

@@ -103,9 +103,11 @@ def gram_blocks(
     scratch: Scratch,
     allow_nonfinite: bool = False,
     raw: bool = False,
+    steps: Tensor | None = None,
 ) -> Float64[np.ndarray, "blocks inputs inputs"]:
     """Inner products of (w_0, w_1 - w_0, ...), or ``raw`` of (w_0, w_1, ...), for each block, float64.
 
+    ``steps``: receives sum_i (w_0 - w_i), in the wide dtype, for ``mix_steps``.
     Raises NonFiniteInputError unless ``allow_nonfinite``, under which such elements count as zero.
     Cost: one read of the views; inputs^2 products an element.
     """
@@ -117,10 +119,15 @@ def gram_blocks(
     for number in range(full):
         widen(views, number * BLOCK, (number + 1) * BLOCK, wide, raw)
         torch.bmm(chunks, chunks.transpose(1, 2), out=partial[number])
+        if steps is not None:
+            torch.sum(wide[1:], dim=0, out=steps[number * BLOCK : (number + 1) * BLOCK])
     # The sum over chunks runs along an outer axis, so that numpy adds in order.
     grams: NDArray[np.float64] = partial.double().cpu().numpy().sum(axis=1)
     if length > full * BLOCK or not length:
-        tail = _products(_padded(views, full * BLOCK, length, wide, raw)) if length else np.zeros((inputs, inputs))
+        block = _padded(views, full * BLOCK, length, wide, raw)
+        tail = _products(block) if length else np.zeros((inputs, inputs))
+        if steps is not None:
+            torch.sum(block[1:, : length - full * BLOCK], dim=0, out=steps[full * BLOCK :])
         grams = np.concatenate([grams, tail[None]])
     for number in _unsafe(grams, wide.dtype):
         grams[number] = _careful(
@@ -291,6 +298,7 @@ def _mix_span(
     maybe_same = _begin_alike(views, used, first, last) if copies else ()
     wide = scratch.wide[: len(views)]
     rest = wide[1:]
+    uniform = _uniform(weights)
     # What has no part is still looked at (0 * NaN is NaN), unless NaN is to pass through.
     steps = torch.from_numpy(weights[None, 1:]).to(wide.dtype).to(wide.device)
     skip = pass_nonfinite and len(used) < len(weights)
@@ -305,11 +313,40 @@ def _mix_span(
         if skip:
             block[[n for n in range(1, len(weights)) if n not in used]] = 0.0
         mixed = scratch.mixed[: stop - start]
-        if len(weights) > 1:
+        if uniform:
+            torch.sum(block[1:], dim=0, out=mixed)
+            mixed.mul_(float(weights[1]))
+        elif len(weights) > 1:
             torch.mm(steps, rest[:, : stop - start], out=mixed[None])
         else:
             mixed.zero_()
         _finish(views, start, stop, block[0], mixed, total, out, scratch, check)
+
+
+def _uniform(weights: NDArray[np.float64]) -> bool:
+    """Whether all inputs but the reference have one weight: their differences are then summed before it is applied."""
+    return len(weights) > 1 and bool((weights[1:] == weights[1]).all()) and weights[1] != 0.0
+
+
+def mix_steps(
+    reference: Float[Tensor, " elements"],
+    steps: Float[Tensor, " elements"],
+    weight: float,
+    out: Float[Tensor, " elements"],
+    scratch: Scratch,
+    *,
+    check: bool = True,
+) -> None:
+    """``mix`` with one weight for all inputs but the reference, from the sums that ``gram_blocks`` kept: the same bits.
+
+    Not for weights under which the reference has no part (``mix`` may then copy bytes that are not here).
+    """
+    for start in range(0, out.numel(), BLOCK):
+        stop = min(start + BLOCK, out.numel())
+        block = scratch.wide[0, : stop - start]
+        block.copy_(reference[start:stop])
+        mixed = torch.mul(steps[start:stop], weight, out=scratch.mixed[: stop - start])
+        _finish([reference], start, stop, block, mixed, 1.0, out, scratch, check)
 
 
 def _mix_rows(

@@ -116,7 +116,8 @@ def findings(kind: str, scores: Mapping[str, Scores], others: Mapping[str, str])
     ):
         found = [difference(tensors[kind], tensors[other], called) for other, called in others.items()]
         said = [f"{verdict} {_listed(found, verdict)}" for verdict in dict.fromkeys(one.verdict for one in found)]
-        sentences.append(f"{place}, {kind} reads {100 * float(tensors[kind].mean()):.1f} %: it {', and '.join(said)}.")
+        words = ", ".join(said[:-1]) + (", and " if len(said) > 1 else "") + said[-1]
+        sentences.append(f"{place}, {kind} reads {100 * float(tensors[kind].mean()):.1f} %: it {words}.")
     return tuple(sentences)
 
 
