@@ -120,14 +120,14 @@ def gram_blocks(
         widen(views, number * BLOCK, (number + 1) * BLOCK, wide, raw)
         torch.bmm(chunks, chunks.transpose(1, 2), out=partial[number])
         if steps is not None:
-            torch.sum(wide[1:], dim=0, out=steps[number * BLOCK : (number + 1) * BLOCK])
+            _sum_rows(wide, steps[number * BLOCK : (number + 1) * BLOCK])
     # The sum over chunks runs along an outer axis, so that numpy adds in order.
     grams: NDArray[np.float64] = partial.double().cpu().numpy().sum(axis=1)
     if length > full * BLOCK or not length:
         block = _padded(views, full * BLOCK, length, wide, raw)
         tail = _products(block) if length else np.zeros((inputs, inputs))
         if steps is not None:
-            torch.sum(block[1:, : length - full * BLOCK], dim=0, out=steps[full * BLOCK :])
+            _sum_rows(block[:, : length - full * BLOCK], steps[full * BLOCK :])
         grams = np.concatenate([grams, tail[None]])
     for number in _unsafe(grams, wide.dtype):
         grams[number] = _careful(
@@ -314,8 +314,8 @@ def _mix_span(
             block[[n for n in range(1, len(weights)) if n not in used]] = 0.0
         mixed = scratch.mixed[: stop - start]
         if uniform:
-            torch.sum(block[1:], dim=0, out=mixed)
-            mixed.mul_(float(weights[1]))
+            _sum_rows(block, mixed)
+            _scale(mixed, float(weights[1]), mixed)
         elif len(weights) > 1:
             torch.mm(steps, rest[:, : stop - start], out=mixed[None])
         else:
@@ -326,6 +326,23 @@ def _mix_span(
 def _uniform(weights: NDArray[np.float64]) -> bool:
     """Whether all inputs but the reference have one weight: their differences are then summed before it is applied."""
     return len(weights) > 1 and bool((weights[1:] == weights[1]).all()) and weights[1] != 0.0
+
+
+def _sum_rows(block: Tensor, out: Tensor) -> None:
+    """The sum of all rows but the first, added in order."""
+    if block.shape[0] == 2:
+        out.copy_(block[1])
+        return
+    torch.add(block[1], block[2], out=out)
+    for row in range(3, block.shape[0]):
+        out.add_(block[row])
+
+
+def _scale(values: Tensor, weight: float, out: Tensor) -> None:
+    """out = weight * values, with zeros positive, so that taking them away changes no sign."""
+    torch.mul(values, weight, out=out)
+    if weight < 0:
+        out.add_(0.0)
 
 
 def mix_steps(
@@ -345,7 +362,8 @@ def mix_steps(
         stop = min(start + BLOCK, out.numel())
         block = scratch.wide[0, : stop - start]
         block.copy_(reference[start:stop])
-        mixed = torch.mul(steps[start:stop], weight, out=scratch.mixed[: stop - start])
+        mixed = scratch.mixed[: stop - start]
+        _scale(steps[start:stop], weight, mixed)
         _finish([reference], start, stop, block, mixed, 1.0, out, scratch, check)
 
 
