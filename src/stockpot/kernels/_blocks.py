@@ -112,6 +112,8 @@ def gram_blocks(
     Cost: one read of the views; inputs^2 products an element.
     """
     length, inputs = views[0].numel(), len(views)
+    if not length:
+        return np.zeros((1, inputs, inputs))
     full = length // BLOCK
     wide = scratch.wide[:inputs]
     chunks = wide.view(inputs, -1, CHUNK).transpose(0, 1)
@@ -123,9 +125,9 @@ def gram_blocks(
             _sum_rows(wide, steps[number * BLOCK : (number + 1) * BLOCK])
     # The sum over chunks runs along an outer axis, so that numpy adds in order.
     grams: NDArray[np.float64] = partial.double().cpu().numpy().sum(axis=1)
-    if length > full * BLOCK or not length:
+    if length > full * BLOCK:
         block = _padded(views, full * BLOCK, length, wide, raw)
-        tail = _products(block) if length else np.zeros((inputs, inputs))
+        tail = _products(block)
         if steps is not None:
             _sum_rows(block[:, : length - full * BLOCK], steps[full * BLOCK :])
         grams = np.concatenate([grams, tail[None]])
