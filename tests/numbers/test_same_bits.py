@@ -64,6 +64,23 @@ def test_workers_and_memory_change_no_bit(checkpoints, method, parameters, granu
             assert exact.same_bits(merged[name], expected[name]), (name, workers, memory)
 
 
+@pytest.mark.parametrize("granularity", ["tensor", "block", "model"])
+def test_pieces_of_a_tensor_change_no_bit(tmp_path, granularity):
+    """float64, taken whole or in pieces of a few blocks: inner products, coefficients and result to the last bit."""
+    shared = normal(700_001, seed=70)
+    tensors = [normal(700_001, seed=71 + i) + (shared if i else 0.0) for i in range(4)]
+    inputs = [{"layer.0.w": one, "layer.0.b": one[:9]} for one in tensors]
+    found = []
+    for number, (workers, memory) in enumerate([(1, "4GiB"), (1, "16MiB"), (1, "20MiB"), (2, "32MiB"), (8, "64MiB")]):
+        folder = tmp_path / str(number)
+        _, record, _ = merge_to_disk(
+            folder, "model_stock", inputs[0], inputs[1:], granularity=granularity, workers=workers, memory=memory
+        )
+        grams = (folder / "out" / "stockpot_geometry.safetensors").read_bytes()
+        found.append((grams, record["groups"], record["tensors"]))
+        assert found[-1] == found[0], (workers, memory)
+
+
 @pytest.mark.parametrize(("method", "parameters", "granularity"), OWN, ids=case_id)
 def test_company_changes_no_bit(checkpoints, method, parameters, granularity):
     """A tensor merged alone, and among others of other dtypes and sizes, is the same."""

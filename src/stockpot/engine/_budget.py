@@ -74,7 +74,8 @@ def fit(job: Job, slots: Sequence[Slot], *, memory: int, workers: int | None, de
             "--memory is too small for these inputs", expected=f"at least {-(-(fixed + least) >> 20) + 1}MiB",
             got=f"{memory >> 20}MiB",
         )  # fmt: skip
+    # What holding the largest tensor can take in any form: all inputs, or reference, sum and a piece of each.
     most = max(
-        (count(slot.shape) * element_bytes(slot) + ALIGNMENT * len(slot.sources) for slot in slots), default=least
+        (4 * count(slot.shape) * element_bytes(slot) + 1024 * len(slot.sources) for slot in slots), default=least
     )
     return Budget(wanted, min(raw, max(most, least)), fixed, device)

@@ -296,7 +296,7 @@ def _mix_span(
     """Elements ``first`` to ``last`` with one set of weights, in blocks counted from ``first``."""
     total = _total(weights)
     used = [number for number, weight in enumerate(weights) if weight != 0.0]
-    copies = total == 1.0 and bool(used) and all(views[number].dtype == out.dtype for number in used)
+    copies = total == 1.0 and bool(used) and len({views[number].dtype for number in used}) == 1
     maybe_same = _begin_alike(views, used, first, last) if copies else ()
     wide = scratch.wide[: len(views)]
     rest = wide[1:]
@@ -310,6 +310,7 @@ def _mix_span(
             out[start:stop].copy_(views[used[0]][start:stop])
             if check:
                 _raise_if_any(views, start, stop, scratch)
+                _check(views, start, stop, out, scratch)
             continue
         block = widen(views, start, stop, wide)
         if skip:
@@ -322,7 +323,21 @@ def _mix_span(
             torch.mm(steps, rest[:, : stop - start], out=mixed[None])
         else:
             mixed.zero_()
-        _finish(views, start, stop, block[0], mixed, total, out, scratch, check)
+        _finish(views, start, stop, block[0], mixed, total, out, scratch, False)
+        if (check or pass_nonfinite) and _has_nonfinite(out[start:stop], scratch):
+            if check:
+                _raise_nonfinite(views, start, stop)
+            _combine_directly(views, start, stop, weights, out)
+            if check:
+                _check(views, start, stop, out, scratch)
+
+
+def _combine_directly(views: Views, start: int, stop: int, weights: NDArray[np.float64], out: Tensor) -> None:
+    """Elements whose differences overflow, or that are Inf in an input, as a plain weighted sum in float64."""
+    places = start + torch.nonzero(~torch.isfinite(out[start:stop])).flatten()
+    used = [number for number, weight in enumerate(weights) if weight != 0.0]
+    total = sum(float(weights[number]) * views[number][places].double() for number in used)
+    out[places] = torch.as_tensor(total, dtype=torch.float64).to(out.dtype)
 
 
 def _uniform(weights: NDArray[np.float64]) -> bool:
@@ -399,10 +414,8 @@ def _copy_exact_rows(
         alike = _rows_alike(views, start, stop, columns)
         chosen = np.where((weights[:, 0] == 0.0) & alike, 1, chosen)
     for row in np.flatnonzero(chosen >= 0):
-        source = views[int(chosen[row])]
-        if source.dtype == out.dtype:
-            begin = start + int(row) * columns
-            out[begin : begin + columns].copy_(source[begin : begin + columns])
+        begin = start + int(row) * columns
+        out[begin : begin + columns].copy_(views[int(chosen[row])][begin : begin + columns])
 
 
 def _rows_alike(views: Views, start: int, stop: int, columns: int) -> NDArray[np.bool_]:
@@ -440,7 +453,14 @@ def _finish(
     torch.sub(reference, mixed, out=mixed)
     written = out[start:stop]
     written.copy_(mixed)
-    if check and _has_nonfinite(written, scratch):
+    if check:
+        _check(views, start, stop, out, scratch)
+
+
+def _check(views: Views, start: int, stop: int, out: Tensor, scratch: Scratch) -> None:
+    """Raise where the output is not finite: an input is not, or the output's dtype is too narrow."""
+    written = out[start:stop]
+    if _has_nonfinite(written, scratch):
         _raise_nonfinite(views, start, stop)
         raise OverflowedError(start + int((~torch.isfinite(written)).to(torch.uint8).argmax()))
 
