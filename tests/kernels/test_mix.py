@@ -6,7 +6,7 @@ import torch
 from tests.oracles import exact
 from tests.oracles.data import FLOATS, HALVES, fine_tunes, normal
 
-from stockpot.kernels import BLOCK, NonFiniteInputError, OverflowedError, Scratch, mix
+from stockpot.kernels import BLOCK, NonFiniteInputError, OverflowedError, Scratch, gram_blocks, mix, mix_steps
 
 WEIGHTS = np.array([1 - 0.6180339887, 0.4142135624, 0.2038204263])
 
@@ -121,6 +121,24 @@ def test_weights_need_not_sum_to_one(dtype):
     base, models = fine_tunes(2, 1000, seed=13, dtype=dtype)
     for weights in (WEIGHTS * 0.537, WEIGHTS * 2.91, [0.5, 0.25, -0.75], [0.0, 0.0, 0.0], [2.0, 0.0, 0.0]):
         assert_rounded(run([base, *models], weights), weights, [base, *models])
+
+
+@pytest.mark.parametrize("length", [1, 7, 2049, BLOCK - 1, BLOCK, 2 * BLOCK + 13])
+@pytest.mark.parametrize("dtype", FLOATS, ids=str)
+@pytest.mark.parametrize("weight", [0.2672612419, -0.5773502692])
+def test_sums_kept_from_the_inner_products_give_the_same_bits(dtype, length, weight):
+    """mix_steps on what gram_blocks kept is mix with one weight for all, signed zeros on which all agree included."""
+    base, models = fine_tunes(3, length, seed=18, dtype=dtype, shared=0.1, own=0.1)
+    views = torch.stack([base, *models])
+    views[:, ::5] = -0.0
+    weights = np.array([1 - 3 * weight, *[weight] * 3])
+    scratch = Scratch.create(4, torch.float32 if dtype in HALVES else torch.float64, torch.device("cpu"))
+    steps = torch.empty(length, dtype=scratch.wide.dtype)
+    grams = gram_blocks(views, scratch, steps=steps)
+    assert np.array_equal(grams, gram_blocks(views, scratch))
+    out = torch.full((length,), 77.0, dtype=dtype)
+    mix_steps(views[0], steps, weight, out, scratch)
+    assert exact.same_bits(out, run(views, weights))
 
 
 def test_inputs_are_not_written_to():
