@@ -6,7 +6,9 @@ STAMP := $(VENV)/.installed
 
 .PHONY: demo test check format bench docs clean
 
-$(STAMP): pyproject.toml constraints.txt
+NATIVE := $(wildcard src/stockpot/kernels/native/*)
+
+$(STAMP): pyproject.toml constraints.txt setup.py $(NATIVE)
 	$(PYTHON) -m venv $(VENV)
 	$(BIN)/python -m pip install --quiet --upgrade pip
 	$(BIN)/python -m pip install --quiet --constraint constraints.txt "torch>=2.6"

@@ -75,9 +75,11 @@ def run(command: Sequence[str], *, outputs: Iterable[Path]) -> Measurement:
     for path in outputs:
         remove(path)
     os.sync()
+    # An installed program has its bytecode; some build machines forbid writing it.
+    environment = {key: value for key, value in os.environ.items() if key != "PYTHONDONTWRITEBYTECODE"}
     with tempfile.TemporaryFile() as stdout, tempfile.TemporaryFile() as stderr:
         start = time.perf_counter()
-        process = subprocess.Popen(command, stdin=subprocess.DEVNULL, stdout=stdout, stderr=stderr)
+        process = subprocess.Popen(command, stdin=subprocess.DEVNULL, stdout=stdout, stderr=stderr, env=environment)
         try:
             _, status, usage = os.wait4(process.pid, 0)
         except BaseException:

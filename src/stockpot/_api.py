@@ -144,7 +144,8 @@ def merge(
     file; ``parameters`` of the method, a list for one value per model; the rest as on the command line.
     Returns a MergeResult. Raises InputError kinds before anything is written, RunError kinds if it broke midway (the
     same call then goes on from there). Cost: each input is read once (twice where a tensor of all inputs does not fit
-    the memory budget), the output is written once; memory is the budget plus about 330 MB for torch.
+    the memory budget), the output is written once; memory is the budget plus about 60 MB (330 MB
+    more where torch is loaded: state dicts, ``.pt`` outputs, GPUs).
 
     >>> import tempfile, torch, safetensors.torch, stockpot
     >>> folder = tempfile.mkdtemp()

@@ -23,11 +23,11 @@ def _blocks(language: str) -> list[str]:
 
 @pytest.fixture
 def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """A base and two fine-tunes under the README's names."""
+    """A base and three fine-tunes under the README's names."""
     generator = torch.Generator().manual_seed(0)
     base = {"layer.0.weight": torch.randn(8, 6, generator=generator)}
     shared = torch.randn(8, 6, generator=generator)
-    for name in ("base", "fine-tune-1", "fine-tune-2"):
+    for name in ("base", "fine-tune-1", "fine-tune-2", "fine-tune-3"):
         (tmp_path / name).mkdir()
         noise = torch.zeros(8, 6) if name == "base" else shared + torch.randn(8, 6, generator=generator)
         weight = base["layer.0.weight"] + 0.1 * noise

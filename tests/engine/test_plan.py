@@ -319,6 +319,17 @@ def foreseen_and_real(*words: str) -> tuple[int, int, int]:
     )
 
 
+def test_peak_memory_counts_torch_where_it_is_loaded(tmp_path: Path) -> None:
+    """An archive of torch.save is laid out by torch: the plan foresees what that takes."""
+    for number, name in enumerate(("base", "a", "b")):
+        save_file({"w": torch.full((50, 60), 1.0 + number)}, tmp_path / f"{name}.safetensors")
+    inputs = [str(tmp_path / f"{name}.safetensors") for name in ("base", "a", "b")]
+    foreseen, real, _ = foreseen_and_real(
+        "--method", "model_stock", "--base", *inputs, "--out", str(tmp_path / "out.pt")
+    )
+    assert real <= foreseen, f"{real / MIB:.0f} MiB, foreseen {foreseen / MIB:.0f} MiB"
+
+
 @pytest.mark.parametrize(("granularity", "memory"), [("tensor", "64MiB"), ("tensor", "192MiB"), ("row", "64MiB")])
 def test_peak_memory_is_honest(granularity: str, memory: str, large: list[Path], tmp_path: Path) -> None:
     """A real process that merges tensors of 512 MiB stays under the plan's peak, which is far below the inputs."""

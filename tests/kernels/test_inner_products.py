@@ -6,28 +6,19 @@ import torch
 from tests.oracles import exact
 from tests.oracles.data import FLOATS, HALVES, fine_tunes, normal
 
-from stockpot.kernels import BLOCK, NonFiniteInputError, Scratch, gram_blocks, gram_rows
+from stockpot.kernels import BLOCK, NonFiniteInputError, Row, gram_blocks, gram_rows
 
 LENGTHS = [1, 2, 7, 2047, 2048, 2049, 4097, BLOCK - 1, BLOCK, BLOCK + 1, 3 * BLOCK - 5, 3 * BLOCK]
 
 
-def wide_of(*dtypes):
-    """What the law asks for: float32 where all are of at most 16 bits, else float64."""
-    return torch.float32 if all(dtype in HALVES for dtype in dtypes) else torch.float64
-
-
-def scratch_for(views):
-    """Memory for these views."""
-    return Scratch.create(len(views), wide_of(*(view.dtype for view in views)), torch.device("cpu"))
-
-
 def tolerance(views):
-    """Of inner products, relative to the product of lengths.
+    """Of inner products, relative to the product of lengths: the law allows 1e-11, and 1e-6 for narrow inputs."""
+    return 1e-7 if all(view.dtype in HALVES for view in views) else 1e-13
 
-    The law allows 1e-6 for narrow inputs (partial sums in float32) and 1e-11 for wide ones; a summed float64 product
-    is far better than that.
-    """
-    return 1e-6 if wide_of(*(view.dtype for view in views)) == torch.float32 else 1e-13
+
+def rows_of(views):
+    """Tensors as the kernels take them."""
+    return [Row.of(view) for view in views]
 
 
 def assert_close(gram, base, models, views):
@@ -43,7 +34,7 @@ def test_blocks_follow_the_oracle(dtype, length):
     """One matrix for each block of 65,536 elements, the last one shorter, of (w0, d_1, d_2)."""
     base, models = fine_tunes(2, length, seed=1, dtype=dtype, shared=0.1, own=0.1)
     views = [base, *models]
-    grams = gram_blocks(views, scratch_for(views))
+    grams = gram_blocks(rows_of(views))
     assert grams.dtype == np.float64
     assert grams.shape == (-(-length // BLOCK), 3, 3)
     for number, gram in enumerate(grams):
@@ -57,7 +48,7 @@ def test_any_number_of_models(n):
     """The reference alone, one model, and many."""
     base, models = fine_tunes(n, 3000, seed=2)
     views = [base, *models]
-    assert_close(gram_blocks(views, scratch_for(views))[0], base, models, views)
+    assert_close(gram_blocks(rows_of(views))[0], base, models, views)
 
 
 @pytest.mark.parametrize(
@@ -74,33 +65,15 @@ def test_mixed_dtypes(dtypes):
     """Each input is taken at its own dtype, without rounding to another's."""
     base, models = fine_tunes(2, BLOCK + 100, seed=3, shared=0.3, own=0.3)
     views = [tensor.to(dtype) for tensor, dtype in zip((base, *models), dtypes, strict=True)]
-    gram = gram_blocks(views, scratch_for(views)).sum(axis=0)
+    gram = gram_blocks(rows_of(views)).sum(axis=0)
     assert_close(gram, views[0], views[1:], views)
-
-
-@pytest.mark.parametrize("length", [5, BLOCK + 3])
-def test_rows_of_one_tensor_are_views(length):
-    """A 2-D tensor of the inputs gives the bits of separate ones."""
-    base, models = fine_tunes(3, length, seed=4, dtype=torch.float32)
-    views = [base, *models]
-    assert np.array_equal(gram_blocks(torch.stack(views), scratch_for(views)), gram_blocks(views, scratch_for(views)))
-
-
-def test_what_scratch_held_before_does_not_matter():
-    """Memory used before, full of NaN, changes no bit."""
-    base, models = fine_tunes(2, 3001, seed=5, dtype=torch.float32)
-    views = [base, *models]
-    clean, used = scratch_for(views), scratch_for(views)
-    used.wide.fill_(float("nan"))
-    used.mixed.fill_(float("nan"))
-    assert np.array_equal(gram_blocks(views, clean), gram_blocks(views, used))
 
 
 def test_empty_tensors_have_zero_inner_products():
     """Nothing sums to nothing."""
     views = [torch.empty(0)] * 3
-    assert not gram_blocks(views, scratch_for(views)).sum(axis=0).any()
-    assert gram_rows(views, 4, scratch_for(views)).shape == (0, 3, 3)
+    assert not gram_blocks(rows_of(views)).sum(axis=0).any()
+    assert gram_rows(rows_of(views), 4).shape == (0, 3, 3)
 
 
 @pytest.mark.parametrize("columns", [1, 3, 64, 2047, 2048, 2049, 40_000, BLOCK - 1, BLOCK, BLOCK + 1, 2 * BLOCK + 9])
@@ -110,12 +83,12 @@ def test_rows_are_blocks_of_each_row(dtype, columns):
     rows = 5 if columns > 1 else 2000
     base, models = fine_tunes(2, rows * columns, seed=6, dtype=dtype, shared=0.2, own=0.2)
     views = [base, *models]
-    found = gram_rows(views, columns, scratch_for(views))
+    found = gram_rows(rows_of(views), columns)
     assert found.shape == (rows, 3, 3)
     for row in range(0, rows, max(1, rows // 5)):
         parts = [view[row * columns : (row + 1) * columns] for view in views]
         assert_close(found[row], parts[0], parts[1:], views)
-        alone = gram_blocks(parts, scratch_for(views)).sum(axis=0)
+        alone = gram_blocks(rows_of(parts)).sum(axis=0)
         lengths = np.sqrt(np.diagonal(alone))
         assert (np.abs(found[row] - alone) <= tolerance(views) * lengths[:, None] * lengths[None, :]).all()
 
@@ -128,9 +101,9 @@ def test_tiny_and_huge_values_keep_their_digits(dtype, scale, by):
     base, models = fine_tunes(2, 500, seed=7, shared=1.0, own=1.0)
     views = [(tensor * scale).to(dtype) for tensor in (base, *models)]
     if by == "block":
-        gram = gram_blocks(views, scratch_for(views))[0]
+        gram = gram_blocks(rows_of(views))[0]
     else:
-        gram = gram_rows(views, 500, scratch_for(views))[0]
+        gram = gram_rows(rows_of(views), 500)[0]
     assert gram.any()
     assert_close(gram, views[0], views[1:], views)
 
@@ -144,7 +117,7 @@ def test_a_tiny_step_beside_a_large_base(by):
     for i, model in enumerate(models):
         model[200:] = (normal(200, seed=9 + i) * 1e-25).bfloat16()
     views = [base, *models]
-    gram = (gram_blocks(views, scratch_for(views)) if by == "block" else gram_rows(views, 400, scratch_for(views)))[0]
+    gram = (gram_blocks(rows_of(views)) if by == "block" else gram_rows(rows_of(views), 400))[0]
     assert_close(gram, base, models, views)
 
 
@@ -159,7 +132,7 @@ def test_non_finite_input_is_named(dtype, at, source, value, by):
     views[source][at] = value
     views[source][-1] = float("nan")
     with pytest.raises(NonFiniteInputError) as caught:
-        gram_blocks(views, scratch_for(views)) if by == "block" else gram_rows(views, 64, scratch_for(views))
+        gram_blocks(rows_of(views)) if by == "block" else gram_rows(rows_of(views), 64)
     assert (caught.value.source, caught.value.index) == (source, at)
 
 
@@ -174,7 +147,7 @@ def test_allowed_non_finite_elements_count_as_zero(dtype, by):
     for source, at in ((1, 7), (1, 13), (2, 13)):
         good[source][at] = base[at]
     if by == "block":
-        gram = gram_blocks(bad, scratch_for(bad), allow_nonfinite=True)[0]
+        gram = gram_blocks(rows_of(bad), allow_nonfinite=True)[0]
     else:
-        gram = gram_rows(bad, 900, scratch_for(bad), allow_nonfinite=True)[0]
+        gram = gram_rows(rows_of(bad), 900, allow_nonfinite=True)[0]
     assert_close(gram, good[0], good[1:], good)

@@ -21,8 +21,6 @@ STATISTICS = ("running_mean", "running_var")
 COUNTER = "num_batches_tracked"
 _DIGITS = {torch.float32: (24, -149), torch.bfloat16: (8, -133), torch.float16: (11, -24)}
 """Significant bits, and the exponent of the smallest subnormal."""
-MISROUNDED = {torch.float32: 1e-5, torch.bfloat16: 1e-4, torch.float16: 5e-4}
-"""Share of elements that may be the neighbour of the correctly rounded value (the law of numbers)."""
 RATIO_ERROR = {torch.float32: 1e-11, torch.bfloat16: 1e-6, torch.float16: 1e-6}
 CANCELLED = 2.0**-12
 
@@ -93,7 +91,9 @@ class Score:
         assert tuple(got.shape) == exact.shape, f"{name}: shape {tuple(got.shape)}, expected {exact.shape}"
         want = rounded(exact, got.dtype)
         largest = np.max([np.abs(wide(one)) for one in inputs], axis=0) if inputs else np.abs(exact)
-        counted = np.abs(exact) >= CANCELLED * largest
+        # This oracle is float64 itself: next to half-way it cannot tell (tests/numbers does, with fractions).
+        position = np.abs(exact) / step_at(exact, got.dtype)
+        counted = (np.abs(exact) >= CANCELLED * largest) & (np.abs(position - np.floor(position) - 0.5) > 1e-7)
         wrong = (wide(got) != want) & counted
         self.elements[got.dtype] = self.elements.get(got.dtype, 0) + int(counted.sum())
         self.wrong[got.dtype] = self.wrong.get(got.dtype, 0) + int(wrong.sum())
@@ -102,14 +102,11 @@ class Score:
             self.far.append(f"{name}: {int((off & counted).sum())} elements are not even the neighbouring value")
 
     def check(self) -> None:
-        """Hold the counts to the law; a pool too small for the share to mean one element may have one."""
+        """None may be wrong."""
         assert not self.far, self.far
         for dtype, elements in self.elements.items():
-            allowed = max(1, math.floor(elements * MISROUNDED[dtype]))
-            if dtype == torch.float32 and elements < 100_000:
-                allowed = 0  # computed in float64: one in 2^29 at worst, so none here
             wrong = self.wrong[dtype]
-            assert wrong <= allowed, f"{wrong} of {elements} {dtype} elements are not correctly rounded"
+            assert wrong == 0, f"{wrong} of {elements} {dtype} elements are not correctly rounded"
 
 
 def check_model_stock(out: Path, base: Mapping[str, torch.Tensor], models: Sequence[Mapping[str, torch.Tensor]]) -> int:

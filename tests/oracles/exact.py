@@ -95,6 +95,21 @@ def rounded_fraction(value, dtype):
     return float(round(value / quantum) * quantum)
 
 
+def wrongly_rounded(out, weights, tensors):
+    """Indices at which ``out`` is not sum_i weights_i tensors_i rounded once, ties to even.
+
+    Long doubles decide nearly all; where they say otherwise (the sum lies next to half-way), fractions do.
+    """
+    found = numbers(out)
+    suspects = np.flatnonzero(found != rounded(combination(weights, tensors), out.dtype))
+    columns = [numbers(tensor)[suspects] for tensor in tensors]
+    return [
+        int(at)
+        for at, values in zip(suspects, zip(*columns, strict=True), strict=True)
+        if found[at] != rounded_fraction(combination_of_fractions(weights, values), out.dtype)
+    ]
+
+
 def bits(tensor):
     """The bit patterns of a tensor, as flat integers of its width."""
     return tensor.detach().contiguous().reshape(-1).view(BITS[tensor.dtype])

@@ -64,6 +64,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
     """Run the program; returns its exit code: 0 done, 2 the user can mend it, 1 all else, 130 and 143 signals."""
     given = list(sys.argv[1:] if arguments is None else arguments) or ["--help"]
     verbose = "-v" in given or "--verbose" in given
+    # numpy's own threads serve no matrix of a few rows, and cost time at both ends of the program.
+    os.environ.setdefault("OPENBLAS_NUM_THREADS", "1")
     previous = signal.signal(signal.SIGTERM, _on_sigterm)
     try:
         return _run(given)
@@ -74,9 +76,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
             error.format_message().rstrip("."), got=_value_given(error, given), remedy=_help_hint(error)
         )
     except (KeyboardInterrupt, typer.Abort):
-        failure = errors.Stopped("stopped", exit_code=130, remedy="the same command goes on from here")
+        failure = errors.Stopped("stopped", exit_code=130, remedy=_what_next(given))
     except _TerminatedError:
-        failure = errors.Stopped("terminated", exit_code=143, remedy="the same command goes on from here")
+        failure = errors.Stopped("terminated", exit_code=143, remedy=_what_next(given))
     except BrokenPipeError:
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return 1
@@ -100,6 +102,10 @@ def _run(arguments: list[str]) -> int:
     if result == 130:  # typer takes Ctrl-C for an exit of its own
         raise KeyboardInterrupt
     return result if isinstance(result, int) else 0
+
+
+def _what_next(given: Sequence[str]) -> str:
+    return "the same command goes on from here" if given[0] == "merge" else "run it again"
 
 
 def _value_given(error: Any, given: Sequence[str]) -> str | None:

@@ -1,6 +1,6 @@
 """Recipe -> plan -> result: align names, plan passes, and the one loop that reads, computes, writes.
 
-What only plans is importable without torch; what executes loads it at first use.
+What executes is loaded at first use; torch only for state dicts in memory and for GPUs.
 """
 
 from __future__ import annotations
@@ -15,8 +15,8 @@ from stockpot.engine._side_files import differing_side_files
 
 if TYPE_CHECKING:
     from stockpot.engine._execute import Progress
-    from stockpot.engine._memory import MemorySource
-    from stockpot.engine._merge import MergeResult, check_output, to_memory, write
+    from stockpot.engine._memory import MemorySource, to_memory
+    from stockpot.engine._merge import MergeResult, check_output, write
     from stockpot.engine._records import RatioSummary
     from stockpot.engine._verify import VerifyResult, verify
 
@@ -51,7 +51,7 @@ _LATER = {
     "MemorySource": "_memory",
     "MergeResult": "_merge",
     "check_output": "_merge",
-    "to_memory": "_merge",
+    "to_memory": "_memory",
     "write": "_merge",
     "RatioSummary": "_records",
     "VerifyResult": "_verify",

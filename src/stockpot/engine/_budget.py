@@ -7,14 +7,16 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from stockpot import errors
-from stockpot.checkpoint import count, is_mergeable, itemsize
+from stockpot.checkpoint import count, itemsize
 from stockpot.engine._align import Slot
 from stockpot.engine._job import Job
-from stockpot.kernels import BLOCK, rows_per_step
+from stockpot.kernels import BLOCK
 
 STAGE_BYTES = 2 << 20
 ALIGNMENT = 64
 MOST_WORKERS = 8
+SCRATCH_BYTES = 512
+"""Of the inner products, for each pair of inputs."""
 
 
 @dataclass(frozen=True)
@@ -33,11 +35,8 @@ class Budget:
 
 
 def step_elements(job: Job, slot: Slot) -> int:
-    """Elements that pieces of a tensor must be multiples of: a block, or the rows that are reduced at once."""
-    if job.granularity != "row" or slot.action != "merge":
-        return BLOCK
-    columns = row_elements(slot)
-    return rows_per_step(columns) * columns
+    """Elements that pieces of a tensor must be multiples of: a block, or a whole row that has its own coefficients."""
+    return row_elements(slot) if job.granularity == "row" and slot.action == "merge" else BLOCK
 
 
 def row_elements(slot: Slot) -> int:
@@ -53,9 +52,7 @@ def element_bytes(slot: Slot) -> int:
 def fit(job: Job, slots: Sequence[Slot], *, memory: int, workers: int | None, device: str = "cpu") -> Budget:
     """Share the budget; fewer workers where it is small; ParameterError where not even one can work."""
     inputs = max((len(slot.sources) for slot in slots), default=1)
-    wide = 8 if any(itemsize(i.dtype) > 2 and is_mergeable(i.dtype) for slot in slots for _, i in slot.sources) else 4
-    # Wide rows of every input and one of output; float32 and float64 are both there where both occur.
-    fixed = (inputs + 2) * BLOCK * (wide + (4 if wide == 8 else 0)) + STAGE_BYTES
+    fixed = STAGE_BYTES + SCRATCH_BYTES * inputs * inputs
     least = max(
         (
             min(step_elements(job, slot), count(slot.shape)) * element_bytes(slot) + ALIGNMENT * len(slot.sources)
@@ -74,8 +71,7 @@ def fit(job: Job, slots: Sequence[Slot], *, memory: int, workers: int | None, de
             "--memory is too small for these inputs", expected=f"at least {-(-(fixed + least) >> 20) + 1}MiB",
             got=f"{memory >> 20}MiB",
         )  # fmt: skip
-    # What holding the largest tensor can take in any form: all inputs, or reference, sum and a piece of each.
     most = max(
-        (4 * count(slot.shape) * element_bytes(slot) + 1024 * len(slot.sources) for slot in slots), default=least
+        (count(slot.shape) * element_bytes(slot) + ALIGNMENT * len(slot.sources) for slot in slots), default=least
     )
     return Budget(wanted, min(raw, max(most, least)), fixed, device)

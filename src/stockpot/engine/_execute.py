@@ -3,16 +3,15 @@
 from __future__ import annotations
 
 import threading
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 
 import numpy as np
-import torch
 import xxhash
+from numpy.typing import NDArray
 
 from stockpot import errors
-from stockpot.checkpoint import TORCH_NAMES, nbytes
+from stockpot.checkpoint import nbytes
 from stockpot.engine._plan import Group, Plan
 from stockpot.engine._records import Records
 from stockpot.engine._schedule import Copy, Measure, Mix, Rows, Task, Whole
@@ -23,19 +22,12 @@ from stockpot.methods import Mixture
 Progress = Callable[[int, int], None]
 """Called with (bytes done, bytes in all), from one thread."""
 POLL_SECONDS = 0.1
+Bytes = NDArray[np.uint8]
 _NO_GRAM = np.zeros(())
 
 
 class Cancelled(Exception):
     """Another worker failed, or the user stopped the run."""
-
-
-@dataclass(frozen=True)
-class Solution:
-    """Coefficients, and whether they cannot overflow the output (by the norms of the inputs, which bound elements)."""
-
-    mixture: Mixture
-    bounded: bool
 
 
 @dataclass
@@ -46,7 +38,7 @@ class _GroupState:
     total: Array | None = None
     next_ticket: int = 0
     waiting: dict[int, Array] = field(default_factory=dict)
-    solution: Solution | None = None
+    solution: Mixture | None = None
     rows_left: int = 0
 
 
@@ -71,7 +63,7 @@ class Run:
         self.bytes_done = 0
         self.bytes_read = 0
         self.gathering = threading.Lock()
-        self.gathered: dict[tuple[int, str], torch.Tensor] = {}
+        self.gathered: dict[tuple[int, str], Bytes] = {}
         self._turn = threading.Condition()
         self._next = 0
         self._failures: list[tuple[int, BaseException]] = []
@@ -147,25 +139,14 @@ class Run:
         if not group.rows:
             self.sink.finish_gram(group)
 
-    def solve(self, group: Group, gram: Array, first_row: int = 0) -> Solution:
+    def solve(self, group: Group, gram: Array, first_row: int = 0) -> Mixture:
         """Ask the method for coefficients; its refusal is told with the group's name."""
         mixture = solve(self.plan, group, gram)
         if group.rows:
             self.records.add_rows(group, first_row, mixture)
         else:
             self.records.add(group, mixture)
-        return Solution(mixture, self._is_bounded(group, gram, mixture))
-
-    def _is_bounded(self, group: Group, gram: Array, mixture: Mixture) -> bool:
-        if not self.plan.job.method.uses_gram:
-            return False
-        weights = np.abs(mixture.weights)
-        if self.plan.job.method.needs == "gram":
-            weights[..., 0] = np.abs(mixture.weights.sum(axis=-1))
-        norms = np.sqrt(np.maximum(np.diagonal(gram, axis1=-2, axis2=-1), 0.0))
-        largest = float((weights * norms).sum(axis=-1).max(initial=0.0))
-        names = {TORCH_NAMES[self.plan.slots[number].dtype] for number in group.slots} | {"float32"}
-        return largest < 0.9 * min(torch.finfo(getattr(torch, name)).max for name in names)
+        return mixture
 
     def rows_done(self, number: int) -> None:
         """A piece of a row group is through."""
@@ -178,10 +159,10 @@ class Run:
         self.records.finish_rows(group)
         self.sink.finish_gram(group)
 
-    def solution_of(self, task: Mix) -> Solution:
+    def solution_of(self, task: Mix) -> Mixture:
         """Coefficients of a tensor, waited for where its group is still being measured."""
         if task.group < 0:
-            return Solution(Mixture(np.array(self.plan.slots[task.slot].weights)), bounded=False)
+            return Mixture(np.array(self.plan.slots[task.slot].weights))
         with self._turn:
             state = self._groups.setdefault(task.group, _GroupState())
             if not self.plan.job.method.uses_gram and state.solution is None:
@@ -251,26 +232,25 @@ def execute(run: Run, progress: Progress | None = None) -> None:
                 return
 
     total = sum(_task_bytes(run.plan, task) for task in run.tasks)
-    with _one_thread_each():
-        threads = [
-            threading.Thread(target=work, args=(Worker(run),), name=f"stockpot-{number}", daemon=True)
-            for number in range(min(run.plan.budget.workers, max(len(run.tasks), 1)))
-        ]
-        try:
-            for thread in threads:
-                thread.start()
-            for thread in threads:
-                while thread.is_alive():
-                    thread.join(POLL_SECONDS)
-                    if progress is not None:
-                        progress(run.bytes_done, total)
-        except BaseException:
-            run.cancel()
-            raise
-        finally:
-            for thread in threads:
-                if thread.ident is not None:
-                    thread.join()
+    threads = [
+        threading.Thread(target=work, args=(Worker(run),), name=f"stockpot-{number}", daemon=True)
+        for number in range(min(run.plan.budget.workers, max(len(run.tasks), 1)))
+    ]
+    try:
+        for thread in threads:
+            thread.start()
+        for thread in threads:
+            while thread.is_alive():
+                thread.join(POLL_SECONDS)
+                if progress is not None:
+                    progress(run.bytes_done, total)
+    except BaseException:
+        run.cancel()
+        raise
+    finally:
+        for thread in threads:
+            if thread.ident is not None:
+                thread.join()
     failure = run.failure()
     if failure is not None:
         raise failure
@@ -285,14 +265,3 @@ def _task_bytes(plan: Plan, task: Task) -> int:
     if isinstance(task, Copy):
         return (task.stop - task.start) * len(slot.sources)
     return sum(nbytes(info.dtype, (task.stop - task.start,)) for _, info in slot.sources)
-
-
-@contextmanager
-def _one_thread_each() -> Iterator[None]:
-    """torch's own threading off while our workers run, given back after: inner products must not depend on it."""
-    before = torch.get_num_threads()
-    torch.set_num_threads(1)
-    try:
-        yield
-    finally:
-        torch.set_num_threads(before)

@@ -13,7 +13,10 @@ from torch import Tensor
 from stockpot import errors
 from stockpot.checkpoint import TORCH_NAMES, FileIdentity, TensorInfo, nbytes
 from stockpot.engine._align import Slot
-from stockpot.engine._plan import Group
+from stockpot.engine._execute import Run, execute
+from stockpot.engine._plan import Group, Plan
+from stockpot.engine._records import Records
+from stockpot.engine._schedule import make_tasks
 from stockpot.measure import Array
 
 _CODES = {getattr(torch, name): code for code, name in TORCH_NAMES.items() if hasattr(torch, name)}
@@ -82,3 +85,12 @@ class MemorySink:
 
     def finish_gram(self, group: Group) -> None:
         """Nothing to do."""
+
+
+def to_memory(plan: Plan) -> tuple[dict[str, Tensor], Records]:
+    """Carry out a plan in memory: name -> tensor, in the template's order; aliases are the same tensor."""
+    sink, records = MemorySink(), Records()
+    execute(Run(plan, make_tasks(plan, frozenset(), frozenset()), sink, records))
+    result = {slot.name: sink.tensors[slot.name] for slot in plan.slots}
+    result.update({alias: result[name] for alias, name in plan.alignment.aliases.items()})
+    return result, records

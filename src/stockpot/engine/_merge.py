@@ -11,7 +11,6 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
-from torch import Tensor
 
 from stockpot import errors
 from stockpot.checkpoint import (
@@ -29,7 +28,6 @@ from stockpot.checkpoint import (
 from stockpot.engine import _provenance as prov
 from stockpot.engine._align import Decision
 from stockpot.engine._execute import Progress, Run, execute, solve
-from stockpot.engine._memory import MemorySink
 from stockpot.engine._plan import Plan, disk_free, disk_needed, provenance_reserve, weight_metadata
 from stockpot.engine._records import RatioSummary, Records, summarize
 from stockpot.engine._schedule import make_tasks
@@ -118,15 +116,6 @@ def write(plan: Plan, *, overwrite: bool = False, resume: bool = True, progress:
         plan.warnings,
         resumed,
     )
-
-
-def to_memory(plan: Plan) -> tuple[dict[str, Tensor], Records]:
-    """Carry out a plan in memory: name -> tensor, in the template's order; aliases are the same tensor."""
-    sink, records = MemorySink(), Records()
-    execute(Run(plan, make_tasks(plan, frozenset(), frozenset()), sink, records))
-    result = {slot.name: sink.tensors[slot.name] for slot in plan.slots}
-    result.update({alias: result[name] for alias, name in plan.alignment.aliases.items()})
-    return result, records
 
 
 def peak_memory() -> int:

@@ -12,20 +12,18 @@ import xxhash
 
 from stockpot import errors
 from stockpot._version import __version__
-from stockpot.checkpoint import Layout, Source, count, itemsize, nbytes, open_checkpoint, plan_layout
+from stockpot.checkpoint import Layout, Source, nbytes, open_checkpoint, plan_layout
 from stockpot.engine._align import Alignment, Inputs, Slot, align
-from stockpot.engine._budget import Budget, fit
+from stockpot.engine._budget import ALIGNMENT, Budget, fit
 from stockpot.engine._job import Job
 from stockpot.engine._side_files import side_files
-from stockpot.kernels import BLOCK
+from stockpot.kernels import is_compiled
 from stockpot.measure import group_of
 
-PROCESS_BYTES = 330_000_000
-"""What the interpreter and torch take beside our buffers, as measured on Linux with a CPU build."""
-
-
-HELD_PIECE = 4 * BLOCK
-"""Elements that are read at once of a tensor that is held as a sum."""
+PROCESS_BYTES = 80_000_000
+"""What the interpreter takes beside our buffers, as measured on Linux."""
+TORCH_BYTES = 340_000_000
+"""What torch takes where it is loaded: at most 310 MB measured with a CPU build, which differs by machine."""
 
 
 @dataclass(frozen=True)
@@ -70,7 +68,8 @@ class Plan:
     @property
     def peak_memory_bytes(self) -> int:
         """Foreseen peak of the process."""
-        return PROCESS_BYTES + self.budget.total_bytes + self._gathered_bytes
+        needs_torch = self.is_pickled or self.budget.device != "cpu" or not is_compiled()
+        return PROCESS_BYTES + TORCH_BYTES * needs_torch + self.budget.total_bytes + self._gathered_bytes
 
     @property
     def _gathered_bytes(self) -> int:
@@ -206,13 +205,17 @@ def provenance_reserve(job: Job, inputs: Inputs, alignment: Alignment) -> int:
 
 
 def make_groups(job: Job, slots: Sequence[Slot]) -> tuple[Group, ...]:
-    """Groups of merged tensors, in the order of their first tensor."""
+    """Groups of merged tensors, in the order of their first tensor; members by name, so that sums keep their order."""
     found: dict[str, list[int]] = {}
     for number, slot in enumerate(slots):
         if slot.action == "merge" and nbytes(slot.dtype, slot.shape):
             found.setdefault(group_of(slot.name, job.granularity, job.block_regex), []).append(number)
     return tuple(
-        Group(name, tuple(members), row_count(slots[members[0]]) if job.granularity == "row" else 0)
+        Group(
+            name,
+            tuple(sorted(members, key=lambda number: slots[number].name)),
+            row_count(slots[members[0]]) if job.granularity == "row" else 0,
+        )
         for name, members in found.items()
     )
 
@@ -229,7 +232,7 @@ def _bytes_read(job: Job, slots: Sequence[Slot], groups: Sequence[Group], budget
     once = twice = 0
     for number, slot in enumerate(slots):
         size = sum(info.nbytes for _, info in slot.sources)
-        fits = number in by_rows or (number in alone and held_bytes(job, slot, budget) <= budget.raw_bytes)
+        fits = number in by_rows or (number in alone and held_bytes(slot) <= budget.raw_bytes)
         if slot.action == "merge" and job.method.uses_gram and not fits:
             twice += size
         else:
@@ -237,21 +240,9 @@ def _bytes_read(job: Job, slots: Sequence[Slot], groups: Sequence[Group], budget
     return once, twice
 
 
-def is_summed(job: Job, slot: Slot, budget: Budget) -> bool:
-    """Whether a tensor is held as its reference and the sum of the differences, instead of all inputs."""
-    dtypes = {info.dtype for _, info in slot.sources}
-    dense = all(info.strides is None for _, info in slot.sources)
-    return budget.device == "cpu" and dense and len(dtypes) == 1 and job.method.equal_steps(job.values)
-
-
-def held_bytes(job: Job, slot: Slot, budget: Budget) -> int:
-    """Buffer bytes to read a tensor once: all its inputs; or reference, sum, and a piece of all inputs."""
-    if not is_summed(job, slot, budget):
-        return sum(info.size_bytes + 64 for _, info in slot.sources)
-    item = itemsize(slot.sources[0][1].dtype)
-    wide = 4 if item <= 2 else 8
-    piece = min(HELD_PIECE, count(slot.shape)) * item + 64
-    return count(slot.shape) * (item + wide) + 128 + piece * len(slot.sources)
+def held_bytes(slot: Slot) -> int:
+    """Buffer bytes to hold a tensor of all its inputs, so that it is read once."""
+    return sum(info.size_bytes + ALIGNMENT for _, info in slot.sources)
 
 
 def disk_needed(plan: Plan) -> int:

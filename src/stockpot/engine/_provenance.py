@@ -68,7 +68,7 @@ def run_record(plan: Plan, seconds: float, bytes_read: int, peak_memory: int, st
         "started": started,
         "seconds": round(seconds, 3),
         "host": platform.node(),
-        "platform": platform.platform(),
+        "platform": "-".join((platform.system(), platform.release(), platform.machine())),
         "python": platform.python_version(),
         "workers": plan.budget.workers,
         "memory_bytes": plan.budget.total_bytes,

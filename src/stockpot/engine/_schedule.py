@@ -104,7 +104,7 @@ def _group_tasks(plan: Plan, place: int, group: Group, done: frozenset[str], mea
                 yield Rows(number, place, a, b)
         return
     if plan.job.method.uses_gram and not measured:
-        if len(group.slots) == 1 and held_bytes(plan.job, slots[group.slots[0]], plan.budget) <= plan.budget.raw_bytes:
+        if len(group.slots) == 1 and held_bytes(slots[group.slots[0]]) <= plan.budget.raw_bytes:
             yield Whole(group.slots[0], place)
             return
         ticket = 0

@@ -1,45 +1,33 @@
-"""Arithmetic on blocks of rows; opens no file. Its constants are known without importing torch."""
+"""Arithmetic on blocks of rows; opens no file, and needs torch for GPUs only (or where C was not built)."""
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any
-
-from stockpot.kernels._constants import BLOCK, CHUNK, rows_per_step
-
-if TYPE_CHECKING:
-    from stockpot.kernels._blocks import (
-        NonFiniteInputError,
-        OverflowedError,
-        Scratch,
-        Views,
-        cut,
-        gram_blocks,
-        gram_rows,
-        mix,
-        mix_steps,
-        wide_dtype,
-    )
+from stockpot.kernels._constants import BLOCK, CHUNK, DTYPES, ITEMSIZE, LARGEST
+from stockpot.kernels._rows import (
+    NonFiniteInputError,
+    OverflowedError,
+    Row,
+    cut,
+    first_nonfinite,
+    gram_blocks,
+    gram_rows,
+    is_compiled,
+    mix,
+)
 
 __all__ = [
     "BLOCK",
     "CHUNK",
+    "DTYPES",
+    "ITEMSIZE",
+    "LARGEST",
     "NonFiniteInputError",
     "OverflowedError",
-    "Scratch",
-    "Views",
+    "Row",
     "cut",
+    "first_nonfinite",
     "gram_blocks",
     "gram_rows",
+    "is_compiled",
     "mix",
-    "mix_steps",
-    "rows_per_step",
-    "wide_dtype",
 ]
-
-
-def __getattr__(name: str) -> Any:
-    if name not in __all__:
-        raise AttributeError(name)
-    from stockpot.kernels import _blocks
-
-    return getattr(_blocks, name)

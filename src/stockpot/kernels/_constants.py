@@ -1,13 +1,19 @@
-"""The constants of reduction. They are part of the results: changing one changes bits."""
+"""The constants of reduction, part of the results: changing one changes bits. native/native.c states them too."""
 
 from __future__ import annotations
 
 BLOCK = 1 << 16
-"""Elements per block: the float32 rows of a few inputs stay in a core's own cache."""
-CHUNK = 1 << 11
-"""Elements whose products are summed in the wide dtype before the sum goes on in float64."""
+"""Elements per block: the most that one sum runs over before it is added to others."""
+CHUNK = 1 << 9
+"""Elements of a block that are summed in ``SUMS`` running sums; the sums of chunks are added in pairs."""
+SUMS = 16
 
-
-def rows_per_step(columns: int) -> int:
-    """Whole rows of that length that are reduced at once; a constant of the shape."""
-    return max(1, BLOCK // max(columns, 1))
+DTYPES = ("bfloat16", "float16", "float32", "float64")
+"""What is computed with; the position is the number that the native code knows."""
+ITEMSIZE = {"bfloat16": 2, "float16": 2, "float32": 4, "float64": 8}
+LARGEST = {
+    "bfloat16": float.fromhex("0x1.fep+127"),
+    "float16": 65504.0,
+    "float32": float.fromhex("0x1.fffffep+127"),
+    "float64": float.fromhex("0x1.fffffffffffffp+1023"),
+}

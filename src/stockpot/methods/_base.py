@@ -74,8 +74,6 @@ class Method:
     granularity: str | None
     reference: str
     recipe_required: tuple[str, ...]
-    equal_steps: Callable[[Mapping[str, object]], bool] = lambda values: False
-    """Whether, under these parameters, all models always get one weight: tensors can then be held as a sum."""
     affine: bool = True
     """Whether the weights sum to one whatever the inputs, so that moving all inputs moves the result alike."""
     why_models: str = ""
@@ -117,7 +115,6 @@ def coefficients(
     reference: str,
     granularity: str | None = None,
     recipe_required: tuple[str, ...] = (),
-    equal_steps: Callable[[Mapping[str, object]], bool] = lambda values: False,
     affine: bool = True,
     why_models: str = "",
 ) -> Callable[[Callable[..., Mixture]], Method]:
@@ -140,7 +137,6 @@ def coefficients(
             granularity,
             reference,
             recipe_required,
-            equal_steps,
             affine,
             why_models,
         )

@@ -21,7 +21,6 @@ POLE = 1e-12
     base="required",
     models=(2, None),
     granularity="tensor",
-    equal_steps=lambda values: values["norms"] == "equal",
     reference="Jang, Yun, Han, Model Stock, ECCV 2024, arXiv 2403.19522",
     why_models="its ratio comes from the angle between fine-tunes; with one fine-tune use wise_ft",
 )

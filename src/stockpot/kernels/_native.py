@@ -1,0 +1,136 @@
+"""The C program in ``native/``, through ctypes: calls leave the interpreter to other threads."""
+
+from __future__ import annotations
+
+import ctypes
+import functools
+import importlib.machinery
+import os
+import threading
+from collections.abc import Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import numpy as np
+from numpy.typing import NDArray
+
+from stockpot.kernels._constants import DTYPES
+
+if TYPE_CHECKING:
+    from stockpot.kernels._rows import Row
+
+SWITCH = "STOCKPOT_NATIVE"
+"""Environment: ``0`` leaves the C program out; ``any``, ``avx2`` or ``avx512`` choose its instruction set."""
+_NUMBERS = {dtype: number for number, dtype in enumerate(DTYPES)}
+_ISAS = ("any", "avx2", "avx512")
+_LONG, _INT, _POINTER = ctypes.c_int64, ctypes.c_int32, ctypes.c_void_p
+
+
+@functools.cache
+def library() -> ctypes.CDLL | None:
+    """The compiled program; None where it was not built or is switched off."""
+    if os.environ.get(SWITCH) == "0":
+        return None
+    for suffix in importlib.machinery.EXTENSION_SUFFIXES:
+        path = Path(__file__).with_name("_compiled" + suffix)
+        if path.exists():
+            break
+    else:
+        return None
+    found = ctypes.CDLL(str(path))
+    found.stockpot_isa.restype = _INT
+    found.stockpot_scratch.argtypes, found.stockpot_scratch.restype = (_LONG,), _LONG
+    found.stockpot_gram.argtypes = (_INT, _POINTER, _POINTER, _LONG, _LONG, _LONG, _INT, _INT, _POINTER, _POINTER)
+    found.stockpot_gram.restype = None
+    found.stockpot_mix.argtypes = (
+        _INT, _POINTER, _POINTER, _LONG, _LONG, _LONG, _POINTER, _POINTER, _INT, _POINTER, _POINTER, _INT
+    )  # fmt: skip
+    found.stockpot_mix.restype = _LONG
+    found.stockpot_first_nonfinite.argtypes = (_INT, _POINTER, _INT, _LONG, _LONG)
+    found.stockpot_first_nonfinite.restype = _LONG
+    return found
+
+
+@functools.cache
+def instruction_set() -> int:
+    """The best that this machine has, or the one asked for."""
+    best = int(_loaded().stockpot_isa())
+    asked = os.environ.get(SWITCH)
+    return min(best, _ISAS.index(asked)) if asked in _ISAS else best
+
+
+def _loaded() -> ctypes.CDLL:
+    found = library()
+    assert found is not None
+    return found
+
+
+@functools.cache
+def _tables(count: int) -> tuple[type[ctypes.Array[ctypes.c_void_p]], type[ctypes.Array[ctypes.c_int32]]]:
+    return _POINTER * count, _INT * count
+
+
+class _Memory(threading.local):
+    """Scratch of one thread, by the number of inputs it is for."""
+
+    def __init__(self) -> None:
+        self.kept: dict[int, ctypes.Array[ctypes.c_double]] = {}
+
+
+_memory = _Memory()
+
+
+def _scratch(inputs: int) -> ctypes.Array[ctypes.c_double]:
+    """This thread's own, kept for the next call."""
+    kept = _memory.kept
+    if inputs not in kept:
+        kept.clear()
+        kept[inputs] = (ctypes.c_double * int(_loaded().stockpot_scratch(inputs)))()
+    return kept[inputs]
+
+
+def _address(row: Row) -> int:
+    if not row.address:
+        row.address = row.data.ctypes.data  # type: ignore[union-attr]  # rows that come here are in memory
+    return row.address
+
+
+def _inputs(rows: Sequence[Row]) -> tuple[ctypes.Array[ctypes.c_void_p], ctypes.Array[ctypes.c_int32]]:
+    pointers, numbers = _tables(len(rows))
+    return pointers(*map(_address, rows)), numbers(*[_NUMBERS[row.dtype] for row in rows])
+
+
+def gram(rows: Sequence[Row], span: int, raw: bool, zero_nonfinite: bool) -> NDArray[np.float64]:
+    """Inner products of w_0 and w_0 - w_i (``raw``: of all w_i) for every ``span`` elements."""
+    n, count = len(rows), len(rows[0])
+    out = np.empty((-(-count // span), n, n))
+    scratch = _scratch(n)
+    _loaded().stockpot_gram(
+        instruction_set(), *_inputs(rows), n, count, span, raw, zero_nonfinite,
+        ctypes.addressof(scratch), out.ctypes.data,
+    )  # fmt: skip
+    return out
+
+
+def mix(
+    rows: Sequence[Row],
+    weights: NDArray[np.float64],
+    totals: NDArray[np.float64],
+    span: int,
+    out: Row,
+    pass_nonfinite: bool,
+) -> int:
+    """Linear combinations into ``out``; -1, or the first index at which something is not finite."""
+    n = len(rows)
+    scratch = _scratch(n)
+    found: int = _loaded().stockpot_mix(
+        instruction_set(), *_inputs(rows), n, len(out), span, weights.ctypes.data, totals.ctypes.data,
+        pass_nonfinite, ctypes.addressof(scratch), _address(out), _NUMBERS[out.dtype],
+    )  # fmt: skip
+    return found
+
+
+def first_nonfinite(row: Row) -> int:
+    """Index of the first NaN or Inf, or -1."""
+    found: int = _loaded().stockpot_first_nonfinite(instruction_set(), _address(row), _NUMBERS[row.dtype], 0, len(row))
+    return found

@@ -1,0 +1,385 @@
+/* The loops, for one instruction set (see lanes.h). Orders of sums are part of the definition: docs/numbers.md. */
+
+FN D NAME(from)(const void *row, int type, int64_t at) {
+    if (type == BF16) return NAME(from_bf16)((const uint16_t *)row + at);
+    if (type == FP16) return NAME(from_fp16)((const uint16_t *)row + at);
+    if (type == FP32) return NAME(from_fp32)((const float *)row + at);
+    return NAME(get)((const double *)row + at);
+}
+
+/* Elements as doubles, filled up with zeros to a multiple of SUMS. */
+FN void NAME(load)(const void *row, int type, int64_t start, int64_t count, double *restrict out) {
+    int64_t whole = count / WIDTH * WIDTH, end = (count + SUMS - 1) / SUMS * SUMS;
+    if (type == BF16)
+        for (int64_t k = 0; k < whole; k += WIDTH) NAME(put)(out + k, NAME(from)(row, BF16, start + k));
+    else if (type == FP16)
+        for (int64_t k = 0; k < whole; k += WIDTH) NAME(put)(out + k, NAME(from)(row, FP16, start + k));
+    else if (type == FP32)
+        for (int64_t k = 0; k < whole; k += WIDTH) NAME(put)(out + k, NAME(from)(row, FP32, start + k));
+    else
+        for (int64_t k = 0; k < whole; k += WIDTH) NAME(put)(out + k, NAME(from)(row, FP64, start + k));
+    if (whole == end) return;
+    double rest[WIDTH] = {0};
+    memcpy(rest, (const char *)row + (start + whole) * size_of(type), (size_t)((count - whole) * size_of(type)));
+    NAME(put)(out + whole, NAME(from)(rest, type, 0));
+    for (whole += WIDTH; whole < end; whole += WIDTH) NAME(put)(out + whole, NAME(zero)());
+}
+
+/* Index of the first element from start to stop that is Inf or NaN; -1 where there is none. */
+TARGET static int64_t NAME(first_nonfinite)(const void *row, int type, int64_t start, int64_t stop) {
+    D most = NAME(all)(0x1.fffffffffffffp+1023);
+    for (; stop - start >= WIDTH; start += WIDTH)
+        if (!NAME(within)(NAME(size)(NAME(from)(row, type, start)), most)) break;
+    for (; start < stop; start++)
+        if (!is_finite(row, type, start)) return start;
+    return -1;
+}
+
+/* The differences of 16-bit elements, rounded to floats, as doubles: their products are exact. */
+FN void NAME(load_narrow)(const void *row0, int type0, const void *row, int type, int64_t start, int64_t count,
+                          double *restrict out) {
+    const uint16_t *first = (const uint16_t *)row0 + start, *own = (const uint16_t *)row + start;
+    int64_t whole = count / QUICK * QUICK, end = (count + SUMS - 1) / SUMS * SUMS;
+    for (int64_t k = 0; k < whole; k += QUICK)
+        NAME(q_put_doubles)(out + k, NAME(q_sub)(NAME(q_from)(first + k, type0), NAME(q_from)(own + k, type)));
+    if (whole == end) return;
+    uint16_t rest[2][QUICK] = {{0}};
+    memcpy(rest[0], first + whole, (size_t)(count - whole) * sizeof(uint16_t));
+    memcpy(rest[1], own + whole, (size_t)(count - whole) * sizeof(uint16_t));
+    NAME(q_put_doubles)(out + whole, NAME(q_sub)(NAME(q_from)(rest[0], type0), NAME(q_from)(rest[1], type)));
+    for (whole += QUICK; whole < end; whole++) out[whole] = 0.0;
+}
+
+/* Products of `a` with up to four rows from `b` on, added to SUMS running sums for each. */
+FN void NAME(multiply)(const double *a, const double *b, int64_t length, int rows, int exact, double *running) {
+    for (int part = 0; part < SUMS; part += 2 * WIDTH) {
+        D sum[4][2];
+        for (int r = 0; r < rows; r++)
+            for (int v = 0; v < 2; v++) sum[r][v] = NAME(get)(running + r * SUMS + part + v * WIDTH);
+        for (int64_t k = part; k < length; k += SUMS) {
+            D own[2] = {NAME(get)(a + k), NAME(get)(a + k + WIDTH)};
+            for (int r = 0; r < rows; r++)
+                for (int v = 0; v < 2; v++)
+                    sum[r][v] = exact ? NAME(add_exact_product)(sum[r][v], own[v], NAME(get)(b + r * STRIP + k + v * WIDTH))
+                                      : NAME(add)(sum[r][v], NAME(mul)(own[v], NAME(get)(b + r * STRIP + k + v * WIDTH)));
+        }
+        for (int r = 0; r < rows; r++)
+            for (int v = 0; v < 2; v++) NAME(put)(running + r * SUMS + part + v * WIDTH, sum[r][v]);
+    }
+}
+
+/* Products of row `i` with itself and all after it. */
+FN void NAME(multiply_row)(const double *wide, int64_t i, int64_t n, int64_t length, int exact, double *running) {
+    const double *own = wide + i * STRIP;
+    int64_t j = i;
+    for (; j + 4 <= n; j += 4, running += 4 * SUMS)
+        NAME(multiply)(own, wide + j * STRIP, length, 4, exact, running);
+    if (n - j == 3) NAME(multiply)(own, wide + j * STRIP, length, 3, exact, running);
+    if (n - j == 2) NAME(multiply)(own, wide + j * STRIP, length, 2, exact, running);
+    if (n - j == 1) NAME(multiply)(own, wide + j * STRIP, length, 1, exact, running);
+}
+
+TARGET static void NAME(gram)(const void *const *rows, const int32_t *types, int64_t n, int64_t count, int64_t span,
+                              int raw, int zero_nonfinite, double *scratch, double *out) {
+    int64_t pairs = n * (n + 1) / 2;
+    int narrow = 1;
+    for (int64_t i = 0; i < n; i++) narrow &= types[i] <= FP16;
+    double *wide = scratch, *running = wide + n * STRIP, *sums = running + pairs * SUMS, *stack = sums + pairs;
+    for (int64_t first = 0; first < count; first += span, out += n * n) {
+        int64_t last = least(first + span, count), chunks = 0;
+        for (int64_t chunk = first; chunk < last; chunk += CHUNK, chunks++) {
+            int64_t end = least(chunk + CHUNK, last);
+            memset(running, 0, (size_t)(pairs * SUMS) * sizeof(double));
+            for (int64_t start = chunk; start < end; start += STRIP) {
+                int64_t length = (least(end - start, STRIP) + SUMS - 1) / SUMS * SUMS;
+                for (int64_t i = 0; i < n; i++) {
+                    double *own = wide + i * STRIP;
+                    if (i && narrow && !raw) {
+                        NAME(load_narrow)(rows[0], types[0], rows[i], types[i], start, least(end - start, STRIP), own);
+                        continue;
+                    }
+                    NAME(load)(rows[i], types[i], start, least(end - start, STRIP), own);
+                    if (i && !raw)
+                        for (int64_t k = 0; k < length; k += WIDTH)
+                            NAME(put)(own + k, NAME(sub)(NAME(get)(wide + k), NAME(get)(own + k)));
+                }
+                if (zero_nonfinite)
+                    for (int64_t i = 0; i < n; i++)
+                        for (int64_t k = i * STRIP; k < i * STRIP + length; k += WIDTH)
+                            NAME(put)(wide + k, NAME(finite_or_zero)(NAME(get)(wide + k)));
+                double *sum = running;
+                for (int64_t i = 0; i < n; sum += (n - i) * SUMS, i++)
+                    if (narrow)
+                        NAME(multiply_row)(wide, i, n, length, 1, sum);
+                    else
+                        NAME(multiply_row)(wide, i, n, length, 0, sum);
+            }
+            for (int64_t p = 0; p < pairs; p++) {
+                double *sum = running + p * SUMS;
+                for (int half = SUMS / 2; half; half /= 2)
+                    for (int k = 0; k < half; k++) sum[k] += sum[k + half];
+                sums[p] = sum[0];
+            }
+            /* Neighbours of one level are added as soon as both are there, like the carries of a counter. */
+            int level = 0;
+            for (; chunks >> level & 1; level++)
+                for (int64_t p = 0; p < pairs; p++) sums[p] = stack[level * pairs + p] + sums[p];
+            memcpy(stack + level * pairs, sums, (size_t)pairs * sizeof(double));
+        }
+        memset(sums, 0, (size_t)pairs * sizeof(double));
+        for (int level = 0; chunks >> level; level++)
+            if (chunks >> level & 1)
+                for (int64_t p = 0; p < pairs; p++) sums[p] = stack[level * pairs + p] + sums[p];
+        const double *sum = sums;
+        for (int64_t i = 0; i < n; i++)
+            for (int64_t j = i; j < n; j++) out[i * n + j] = out[j * n + i] = *sum++;
+    }
+}
+
+/* Doubles that hold the exact values rounded to odd, rounded once into the output's type. */
+FN void NAME(round_to)(D odd, void *out, int type) {
+    if (type == FP64) {
+        NAME(put)(out, odd);
+    } else if (type == FP32) {
+        NAME(put_floats)(out, NAME(floats)(odd));
+    } else if (type == FP16) {
+        NAME(put_halves)(out, NAME(fp16)(NAME(floats)(NAME(odd_float)(odd))));
+    } else {
+        NAME(put_halves)(out, NAME(bf16)(NAME(floats)(NAME(odd_float)(odd))));
+        if (NAME(within)(NAME(all)(0x1p-126), NAME(size)(odd))) return;
+        double values[WIDTH]; /* a subnormal float has fewer bits, and NaN must not round to a number */
+        NAME(put)(values, odd);
+        for (int k = 0; k < WIDTH; k++)
+            if (!(fabs(values[k]) >= 0x1p-126)) ((uint16_t *)out)[k] = small_bf16(values[k]);
+    }
+}
+
+/* Where every term is zero the sign of the sum is that of the plain sum; where terms cancel it is +. */
+TARGET static double NAME(signed_zero)(const void *const *rows, const int32_t *types, int64_t n, int64_t at,
+                                       const double *weights, const double *total, int skip_zero) {
+    double x0[SUMS], x[SUMS], sum = 0.0;
+    NAME(load)(rows[0], types[0], at, 1, x0);
+    for (int64_t i = 1; i < n; i++) {
+        if (skip_zero && weights[i] == 0.0) continue;
+        NAME(load)(rows[i], types[i], at, 1, x);
+        if (weights[i] * (x0[0] - x[0]) != 0.0) return 0.0;
+        sum += weights[i] * (x0[0] - x[0]);
+    }
+    return total[0] * x0[0] == 0.0 ? total[0] * x0[0] - sum : 0.0;
+}
+
+/* Twice the digits of a double: S x_0 - sum_i a_i (x_0 - x_i), the rounding error of every step kept. */
+FN void NAME(mix_exactly)(const void *const *rows, const int32_t *types, int64_t n, int64_t at, int vectors,
+                          const double *weights, const double *total, int skip_zero, void *out, int out_type) {
+    D x0[VECTORS], high[VECTORS], low[VECTORS], scale = NAME(all)(total[0]), rest = NAME(all)(total[1]);
+    for (int v = 0; v < vectors; v++) {
+        x0[v] = NAME(from)(rows[0], types[0], at + v * WIDTH);
+        high[v] = NAME(mul)(scale, x0[v]);
+        low[v] = NAME(add)(NAME(mul)(rest, x0[v]), NAME(error_of_product)(scale, x0[v], high[v]));
+    }
+    for (int64_t i = 1; i < n; i++) {
+        if (skip_zero && weights[i] == 0.0) continue;
+        D a = NAME(all)(-weights[i]);
+        for (int v = 0; v < vectors; v++) {
+            D x = NAME(from)(rows[i], types[i], at + v * WIDTH);
+            D d = NAME(sub)(x0[v], x), back = NAME(sub)(x0[v], d);
+            D d_error = NAME(add)(NAME(sub)(x0[v], NAME(add)(d, back)), NAME(sub)(back, x));
+            D p = NAME(mul)(a, d), p_error = NAME(add)(NAME(error_of_product)(a, d, p), NAME(mul)(a, d_error));
+            D sum = NAME(add)(high[v], p), kept = NAME(sub)(sum, high[v]);
+            D error = NAME(add)(NAME(sub)(high[v], NAME(sub)(sum, kept)), NAME(sub)(p, kept));
+            low[v] = NAME(add)(low[v], NAME(add)(error, p_error));
+            high[v] = sum;
+        }
+    }
+    for (int v = 0; v < vectors; v++) {
+        D sum = NAME(add)(high[v], low[v]), kept = NAME(sub)(sum, high[v]);
+        D error = NAME(add)(NAME(sub)(high[v], NAME(sub)(sum, kept)), NAME(sub)(low[v], kept));
+        D rounded = out_type == FP64 ? sum : NAME(odd)(sum, error);
+        if (!NAME(within)(NAME(all)(0x1p-1074), NAME(size)(sum))) {
+            double values[WIDTH];
+            NAME(put)(values, rounded);
+            for (int k = 0; k < WIDTH; k++)
+                if (values[k] == 0.0)
+                    values[k] = NAME(signed_zero)(rows, types, n, at + v * WIDTH + k, weights, total, skip_zero);
+            rounded = NAME(get)(values);
+        }
+        NAME(round_to)(rounded, (char *)out + v * WIDTH * size_of(out_type), out_type);
+    }
+}
+
+/* A few vectors in plain doubles; where their error could change the rounding, again with twice the digits. Returns
+ * whether all inputs are finite and no sum comes near the largest number of the output. */
+FN int NAME(mix_few)(const void *const *rows, const int32_t *types, int64_t n, int64_t at, int vectors,
+                     const double *weights, const double *total, int skip_zero, void *out, int out_type) {
+    char *to = (char *)out + at * size_of(out_type);
+    D x0[VECTORS], whole[VECTORS], sum[VECTORS], size[VECTORS], scale = NAME(all)(total[0]);
+    for (int v = 0; v < vectors; v++) {
+        x0[v] = NAME(from)(rows[0], types[0], at + v * WIDTH);
+        whole[v] = NAME(mul)(scale, x0[v]);
+        size[v] = NAME(size)(whole[v]);
+        sum[v] = NAME(zero)();
+    }
+    for (int64_t i = 1; i < n; i++) {
+        if (skip_zero && weights[i] == 0.0) continue;
+        D a = NAME(all)(weights[i]);
+        for (int v = 0; v < vectors; v++) {
+            D p = NAME(mul)(a, NAME(sub)(x0[v], NAME(from)(rows[i], types[i], at + v * WIDTH)));
+            sum[v] = NAME(add)(sum[v], p);
+            size[v] = NAME(add)(size[v], NAME(size)(p));
+        }
+    }
+    int fine = 1, sure = out_type != FP64;
+    D limit = NAME(all)(largest[out_type]), unit = NAME(all)((double)(n + 4) * 0x1p-52);
+    for (int v = 0; v < vectors; v++) {
+        fine &= NAME(within)(size[v], limit);
+        if (out_type == FP64) continue;
+        D value = NAME(sub)(whole[v], sum[v]);
+        /* Each of 2n + 2 operations errs by 2^-53 of at most `size`. 16-bit outputs are rounded by way of floats rounded
+         * to odd, which is exact but for subnormal floats. Where all is zero, its sign is right already. */
+        D error = NAME(mul)(size[v], unit);
+        if (out_type != FP32) error = NAME(where_positive)(NAME(add)(error, NAME(all)(0x1p-148)), size[v]);
+        /* The second is value + error, which would make +0 of -0. */
+        D less = NAME(sub)(value, error), more = NAME(minus)(NAME(sub)(NAME(minus)(value), error));
+        if (out_type != FP32) {
+            less = NAME(odd_float)(less);
+            more = NAME(odd_float)(more);
+        }
+        F low = NAME(floats)(less), high = NAME(floats)(more);
+        if (out_type == FP32) {
+            NAME(put_floats)((float *)to + v * WIDTH, low);
+            sure &= NAME(same_floats)(low, high);
+        } else {
+            H one = out_type == BF16 ? NAME(bf16)(low) : NAME(fp16)(low);
+            NAME(put_halves)((uint16_t *)to + v * WIDTH, one);
+            sure &= NAME(same_halves)(one, out_type == BF16 ? NAME(bf16)(high) : NAME(fp16)(high));
+        }
+    }
+    if (!sure) NAME(mix_exactly)(rows, types, n, at, vectors, weights, total, skip_zero, to, out_type);
+    return fine;
+}
+
+/* The same for 16-bit inputs and outputs in floats: whether their error leaves one value of the output, and all is
+ * finite. Otherwise nothing is decided. */
+FN int NAME(mix_quickly)(const void *const *rows, const int32_t *types, int64_t n, int64_t at, const double *weights,
+                         const double *total, int skip_zero, void *out, int out_type) {
+    enum { GROUPS = VECTORS * WIDTH / QUICK };
+    Q x0[GROUPS], whole[GROUPS], sum[GROUPS], size[GROUPS], scale = NAME(q_all)((float)total[0]);
+    for (int v = 0; v < GROUPS; v++) {
+        x0[v] = NAME(q_from)((const uint16_t *)rows[0] + at + v * QUICK, types[0]);
+        whole[v] = NAME(q_mul)(scale, x0[v]);
+        sum[v] = size[v] = NAME(q_zero)();
+    }
+    for (int64_t i = 1; i < n; i++) {
+        if (skip_zero && weights[i] == 0.0) continue;
+        Q a = NAME(q_all)((float)weights[i]);
+        for (int v = 0; v < GROUPS; v++) {
+            Q x = NAME(q_from)((const uint16_t *)rows[i] + at + v * QUICK, types[i]);
+            Q p = NAME(q_mul)(a, NAME(q_sub)(x0[v], x));
+            sum[v] = NAME(q_add)(sum[v], p);
+            size[v] = NAME(q_add)(size[v], NAME(q_size)(p));
+        }
+    }
+    /* Terms err by 2^-24 of their size for each operation, their own sum's included; S x_0 by 5 x 2^-24 of itself, up to
+     * the last subtraction. Subnormal products err by less than 2^-120. */
+    Q limit = NAME(q_all)((float)largest[out_type]), of_sum = NAME(q_all)((float)(n + 5) * 0x1p-23f);
+    int sure = 1;
+    for (int v = 0; v < GROUPS; v++) {
+        Q value = NAME(q_sub)(whole[v], sum[v]), reach = NAME(q_size)(whole[v]);
+        Q error = NAME(q_add)(NAME(q_mul)(reach, NAME(q_all)(5 * 0x1p-24f)), NAME(q_mul)(size[v], of_sum));
+        reach = NAME(q_add)(reach, size[v]);
+        error = NAME(q_where_positive)(NAME(q_add)(error, NAME(q_all)(0x1p-120f)), reach);
+        Q high = NAME(q_minus)(NAME(q_sub)(NAME(q_minus)(value), error));
+        sure &= NAME(q_within)(reach, limit);
+        sure &= NAME(q_put_same)((uint16_t *)out + at + v * QUICK, NAME(q_sub)(value, error), high, out_type);
+    }
+    return sure;
+}
+
+FN int NAME(mix_many)(const void *const *rows, const int32_t *types, int64_t n, int64_t start, int64_t stop,
+                      const double *weights, const double *total, int skip_zero, int *quick, void *out, int out_type) {
+    int fine = 1;
+    int64_t at = start;
+    for (; at + VECTORS * WIDTH <= stop; at += VECTORS * WIDTH) {
+        if (*quick && NAME(mix_quickly)(rows, types, n, at, weights, total, skip_zero, out, out_type)) {
+            *quick += *quick < PATIENCE;
+            continue;
+        }
+        *quick -= *quick ? PATIENCE / 4 : 0;
+        *quick = *quick < 0 ? 0 : *quick;
+        fine &= NAME(mix_few)(rows, types, n, at, VECTORS, weights, total, skip_zero, out, out_type);
+    }
+    for (; at + WIDTH <= stop; at += WIDTH)
+        fine &= NAME(mix_few)(rows, types, n, at, 1, weights, total, skip_zero, out, out_type);
+    if (at < stop) /* the last few, some of them again */
+        fine &= NAME(mix_few)(rows, types, n, stop - WIDTH, 1, weights, total, skip_zero, out, out_type);
+    return fine;
+}
+
+TARGET static int64_t NAME(mix)(const void *const *rows, const int32_t *types, int64_t n, int64_t count, int64_t span,
+                                const double *weights, const double *totals, int pass_nonfinite, double *scratch,
+                                void *out, int out_type) {
+    int64_t size = size_of(out_type);
+    for (int64_t first = 0; first < count; first += span, weights += n, totals += 2) {
+        int64_t last = least(first + span, count), used = 0, sole = 0;
+        int alike = 1;
+        for (int64_t i = 0; i < n; i++)
+            if (weights[i] != 0.0) {
+                used++;
+                sole = i;
+                alike &= types[i] == out_type;
+            }
+        int alone = used == 1 && weights[sole] == 1.0, copied = alone && alike;
+        int kept = used > 1 && alike && fabs(totals[0] - 1.0) < 1e-14 && (weights[0] == 0.0 || out_type == FP64);
+        /* One input alone is converted as it is, not as a difference from the reference: -0 stays -0. */
+        static const double one[] = {1.0}, whole[] = {1.0, 0.0};
+        const void *const *from = alone ? rows + sole : rows;
+        const int32_t *from_types = alone ? types + sole : types;
+        const double *used_weights = alone ? one : weights, *used_totals = alone ? whole : totals;
+        int64_t used_rows = alone ? 1 : n;
+        int quick = out_type <= FP16 && fits_float(used_totals[0]) ? PATIENCE : 0;
+        for (int64_t i = 0; i < used_rows; i++)
+            if (from_types[i] > FP16 || !fits_float(used_weights[i])) quick = 0;
+        for (int64_t start = first; start < last; start += CHUNK) {
+            int64_t stop = least(start + CHUNK, last);
+            int fine = 1;
+            if (copied) {
+                memcpy((char *)out + start * size, (const char *)rows[sole] + start * size,
+                       (size_t)((stop - start) * size));
+            } else if (stop - start >= WIDTH) {
+                fine = NAME(mix_many)(from, from_types, used_rows, start, stop, used_weights, used_totals, pass_nonfinite,
+                                      &quick, out, out_type);
+            } else {
+                const void **moved = (const void **)(scratch + WIDTH * (n + 1));
+                for (int64_t i = 0; i < used_rows; i++) {
+                    moved[i] = memset(scratch + WIDTH * i, 0, WIDTH * sizeof(double));
+                    memcpy(scratch + WIDTH * i, (const char *)from[i] + start * size_of(from_types[i]),
+                           (size_t)((stop - start) * size_of(from_types[i])));
+                }
+                fine = NAME(mix_few)(moved, from_types, used_rows, 0, 1, used_weights, used_totals, pass_nonfinite,
+                                     scratch + WIDTH * n, out_type);
+                memcpy((char *)out + start * size, scratch + WIDTH * n, (size_t)((stop - start) * size));
+            }
+            for (int64_t i = 0; i < n && alone && !pass_nonfinite; i++)
+                fine &= NAME(first_nonfinite)(rows[i], types[i], start, stop) < 0;
+            if (kept) keep_agreed(rows, n, start, stop, weights, out, out_type);
+            for (int64_t k = fine ? stop : start; k < stop; k++) {
+                int inputs = 1;
+                for (int64_t i = 0; i < n; i++)
+                    if (!pass_nonfinite || weights[i] != 0.0) inputs &= is_finite(rows[i], types[i], k);
+                if (!copied && !(inputs && is_finite(out, out_type, k))) {
+                    double rounded[WIDTH], x[SUMS], sum[WIDTH] = {0};
+                    for (int64_t i = 0; i < n; i++) {
+                        if (weights[i] == 0.0) continue;
+                        NAME(load)(rows[i], types[i], k, 1, x);
+                        sum[0] += weights[i] * x[0];
+                    }
+                    if (sum[0] != sum[0]) sum[0] = NAN; /* one and the same, whatever the input's */
+                    NAME(round_to)(NAME(get)(sum), rounded, out_type);
+                    memcpy((char *)out + k * size, rounded, (size_t)size);
+                }
+                if (!pass_nonfinite && !(inputs && is_finite(out, out_type, k))) return k;
+            }
+        }
+    }
+    return -1;
+}

@@ -1,0 +1,162 @@
+/* Inner products and linear combinations of rows of floats, on the CPU.
+ *
+ * Every operation is IEEE double, in an order that is part of the definition, and no product is fused with a sum
+ * unless its rounding error is wanted (compile with -ffp-contract=off): the bits depend on the inputs alone, not on
+ * the instruction set, the compiler or the number of threads. _torch.py defines the same bits with torch.
+ *
+ * Plain C, no Python: called through ctypes, which lets other threads run meanwhile.
+ */
+#include <math.h>
+#include <stdint.h>
+#include <string.h>
+
+enum { BF16, FP16, FP32, FP64 };
+
+/* The order of a sum: element k of a chunk goes to running sum k % SUMS, one after the other; running sums are added
+ * by halves; chunks are added in pairs of neighbours, then pairs of pairs. STRIP is what is converted at once. */
+enum { SUMS = 16, STRIP = 128, CHUNK = 512, LEVELS = 8, WIDEST = 8 };
+/* Vectors that are mixed at once. */
+enum { VECTORS = 4 };
+/* Coefficients next to a short fraction leave floats unsure again and again: then they are not asked any more. */
+enum { PATIENCE = 64 };
+
+/* Sums that stay below cannot overflow the output: nine tenths of its largest number. */
+static const double largest[] = {0x1.ccp+127, 58982.0, 0x1.ccp+127, 0x1.ccp+1023};
+
+static inline int64_t least(int64_t a, int64_t b) { return a < b ? a : b; }
+static inline int64_t size_of(int type) { return type <= FP16 ? 2 : type == FP32 ? 4 : 8; }
+
+static inline uint32_t bits_of_float(float value) {
+    uint32_t bits;
+    memcpy(&bits, &value, 4);
+    return bits;
+}
+
+static inline float float_of_bits(uint32_t bits) {
+    float value;
+    memcpy(&value, &bits, 4);
+    return value;
+}
+
+static inline uint64_t bits_of_double(double value) {
+    uint64_t bits;
+    memcpy(&bits, &value, 8);
+    return bits;
+}
+
+static inline double double_of_bits(uint64_t bits) {
+    double value;
+    memcpy(&value, &bits, 8);
+    return value;
+}
+
+/* |value| < 2^-126, or NaN. */
+static uint16_t small_bf16(double value) {
+    if (value != value) return 0x7fc0;
+    return (uint16_t)((uint16_t)rint(fabs(value) * 0x1p133) | (signbit(value) ? 0x8000 : 0));
+}
+
+static inline uint64_t pattern(const void *row, int type, int64_t k) {
+    if (type <= FP16) return ((const uint16_t *)row)[k];
+    return type == FP32 ? ((const uint32_t *)row)[k] : ((const uint64_t *)row)[k];
+}
+
+static inline int is_finite(const void *row, int type, int64_t k) {
+    static const uint64_t exponent[] = {0x7f80, 0x7c00, 0x7f800000, 0x7ff0000000000000};
+    return (pattern(row, type, k) & exponent[type]) != exponent[type];
+}
+
+/* Whether products of a coefficient with any 16-bit number neither overflow a float nor vanish. */
+static inline int fits_float(double weight) {
+    return weight == 0.0 || (fabs(weight) >= 0x1p-15 && fabs(weight) <= 0x1p60);
+}
+
+/* Where all inputs that have a part hold the same bits, those bits: signs of zeros included. */
+static void keep_agreed(const void *const *rows, int64_t n, int64_t start, int64_t stop, const double *weights, void *out,
+                        int type) {
+    int64_t first = 0, size = size_of(type);
+    while (weights[first] == 0.0) first++;
+    for (int64_t k = start; k < stop; k++) {
+        uint64_t kept = pattern(rows[first], type, k), differs = 0;
+        for (int64_t i = first + 1; i < n; i++)
+            if (weights[i] != 0.0) differs |= kept ^ pattern(rows[i], type, k);
+        if (!differs) memcpy((char *)out + k * size, (const char *)rows[first] + k * size, (size_t)size);
+    }
+}
+
+#define ISA_ANY 0
+#define ISA_AVX2 1
+#define ISA_AVX512 2
+
+#if defined(__x86_64__) && defined(__GNUC__)
+#include <immintrin.h>
+#define ISA ISA_AVX512
+#define TARGET __attribute__((target("avx512f,avx512bw,avx512dq,avx512vl,avx2,fma,f16c")))
+#define NAME(x) x##_avx512
+#include "lanes.h"
+#include "loops.h"
+#include "undefine.h"
+#define ISA ISA_AVX2
+#define TARGET __attribute__((target("avx2,fma,f16c")))
+#define NAME(x) x##_avx2
+#include "lanes.h"
+#include "loops.h"
+#include "undefine.h"
+#endif
+#define ISA ISA_ANY
+#define TARGET
+#define NAME(x) x##_any
+#include "lanes.h"
+#include "loops.h"
+
+/* The best instruction set of this machine: ISA_AVX512, ISA_AVX2 or ISA_ANY. */
+int32_t stockpot_isa(void) {
+#if defined(__x86_64__) && defined(__GNUC__)
+    if (__builtin_cpu_supports("avx512f") && __builtin_cpu_supports("avx512bw") && __builtin_cpu_supports("avx512dq") &&
+        __builtin_cpu_supports("avx512vl"))
+        return ISA_AVX512;
+    if (__builtin_cpu_supports("avx2") && __builtin_cpu_supports("fma")) return ISA_AVX2;
+#endif
+    return ISA_ANY;
+}
+
+/* Doubles of scratch that either function needs for n rows. */
+int64_t stockpot_scratch(int64_t n) {
+    int64_t gram = n * STRIP + (SUMS + LEVELS + 1) * (n * (n + 1) / 2), mix = (n + 1) * (WIDEST + 1);
+    return gram > mix ? gram : mix;
+}
+
+/* Inner products of w_0 and w_0 - w_i (raw: of all w_i), for every `span` elements (at most 2^16; the last span may
+ * be shorter): out[span][n][n]. With `zero_nonfinite`, what is not finite counts as zero. */
+void stockpot_gram(int32_t isa, const void *const *rows, const int32_t *types, int64_t n, int64_t count, int64_t span,
+                   int32_t raw, int32_t zero_nonfinite, double *scratch, double *out) {
+#ifdef __x86_64__
+    if (isa == ISA_AVX512) return gram_avx512(rows, types, n, count, span, raw, zero_nonfinite, scratch, out);
+    if (isa == ISA_AVX2) return gram_avx2(rows, types, n, count, span, raw, zero_nonfinite, scratch, out);
+#endif
+    gram_any(rows, types, n, count, span, raw, zero_nonfinite, scratch, out);
+}
+
+/* out = sum_i weights_i w_i, correctly rounded; one row of weights and one total (high and low part of the sum of
+ * the weights) for every `span` elements. Returns -1, or the index of the first element at which the output or an
+ * input is not finite. With `pass_nonfinite` -1 always: Inf and NaN of what has no part do not spread. */
+int64_t stockpot_mix(int32_t isa, const void *const *rows, const int32_t *types, int64_t n, int64_t count, int64_t span,
+                     const double *weights, const double *totals, int32_t pass_nonfinite, double *scratch, void *out,
+                     int32_t out_type) {
+#ifdef __x86_64__
+    if (isa == ISA_AVX512)
+        return mix_avx512(rows, types, n, count, span, weights, totals, pass_nonfinite, scratch, out, out_type);
+    if (isa == ISA_AVX2)
+        return mix_avx2(rows, types, n, count, span, weights, totals, pass_nonfinite, scratch, out, out_type);
+#endif
+    return mix_any(rows, types, n, count, span, weights, totals, pass_nonfinite, scratch, out, out_type);
+}
+
+/* Index of the first element from start to stop that is Inf or NaN; -1 where there is none. */
+int64_t stockpot_first_nonfinite(int32_t isa, const void *row, int32_t type, int64_t start, int64_t stop) {
+#ifdef __x86_64__
+    if (isa == ISA_AVX512) return first_nonfinite_avx512(row, type, start, stop);
+    if (isa == ISA_AVX2) return first_nonfinite_avx2(row, type, start, stop);
+#endif
+    return first_nonfinite_any(row, type, start, stop);
+}
