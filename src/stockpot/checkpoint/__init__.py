@@ -9,7 +9,7 @@ from stockpot.checkpoint._dtypes import (
     nbytes,
     widest,
 )
-from stockpot.checkpoint._files import FileIdentity, require_readable
+from stockpot.checkpoint._files import FileIdentity, View, require_readable
 from stockpot.checkpoint._header import TensorInfo, blank_seal
 from stockpot.checkpoint._layout import (
     Layout,
@@ -37,6 +37,7 @@ __all__ = [
     "Spec",
     "Staging",
     "TensorInfo",
+    "View",
     "blank_seal",
     "count",
     "damaged_member",

@@ -1,7 +1,8 @@
-"""Files of a checkpoint: identity, range reads, and a bounded pool of descriptors."""
+"""Files of a checkpoint: identity, range reads, views of the page cache, and a bounded pool of open files."""
 
 from __future__ import annotations
 
+import mmap
 import os
 import stat
 import threading
@@ -9,11 +10,26 @@ from collections import OrderedDict
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import NamedTuple
+
+import numpy as np
+from numpy.typing import NDArray
 
 from stockpot import errors
 
 POOL_SIZE = 128
-"""Open descriptors per checkpoint at most (shards can be 10,000)."""
+"""Open descriptors, and mapped files, per checkpoint at most (shards can be 10,000)."""
+
+
+class View(NamedTuple):
+    """Bytes of a file where the page cache holds them, and their address: nothing is copied.
+
+    Touching what was cut off the file since raises SIGBUS; the kernels survive that (``kernels.catching_lost_pages``),
+    numpy and torch do not.
+    """
+
+    data: NDArray[np.uint8]
+    address: int
 
 
 @dataclass(frozen=True, slots=True)
@@ -62,13 +78,23 @@ def require_readable(path: Path) -> int:
     return found.st_size
 
 
+@dataclass(frozen=True, slots=True)
+class _Mapped:
+    """A file in our address space; unmapped when the last view of it is gone."""
+
+    file: mmap.mmap
+    data: NDArray[np.uint8]
+    address: int
+
+
 class FilePool:
-    """Range reads from numbered files, thread-safe, with at most ``POOL_SIZE`` descriptors open."""
+    """Range reads from numbered files, thread-safe, with at most ``POOL_SIZE`` descriptors open and files mapped."""
 
     def __init__(self, paths: Sequence[str]) -> None:
         self._paths = tuple(paths)
         self._open: OrderedDict[int, int] = OrderedDict()
         self._busy: dict[int, int] = {}
+        self._mapped: OrderedDict[int, _Mapped | None] = OrderedDict()
         self._lock = threading.Lock()
 
     def _acquire(self, file: int) -> int:
@@ -107,6 +133,42 @@ class FilePool:
                 raise
             raise errors.RunError(f"reading failed ({error.strerror})", file=path, remedy="check the disk") from error
 
+    def view(self, file: int, offset: int, size: int) -> View | None:
+        """Bytes from ``offset`` on without a copy; None where the file cannot be mapped, or has become shorter."""
+        found = self._map(file)
+        if found is None or found.data.size < offset + size:
+            return None
+        return View(found.data[offset : offset + size], found.address + offset)
+
+    def _map(self, file: int) -> _Mapped | None:
+        with self._lock:
+            if file in self._mapped:
+                self._mapped.move_to_end(file)
+                return self._mapped[file]
+        try:
+            fd = self._acquire(file)
+            try:
+                mapped = mmap.mmap(fd, 0, access=mmap.ACCESS_READ)
+            finally:
+                self._release(file)
+        except (OSError, ValueError):  # a file system without mappings, an address limit, an empty file
+            found = None
+        else:
+            data = np.frombuffer(mapped, dtype=np.uint8)
+            found = _Mapped(mapped, data, data.ctypes.data)
+        with self._lock:
+            if len(self._mapped) >= POOL_SIZE:
+                self._mapped.popitem(last=False)
+            return self._mapped.setdefault(file, found)
+
+    def drop_view(self, file: int, offset: int, size: int) -> None:
+        """Take a viewed range out of this process's resident memory; another look at it is still right."""
+        with self._lock:
+            found = self._mapped.get(file)
+        if found is not None:
+            start = offset // mmap.PAGESIZE * mmap.PAGESIZE
+            found.file.madvise(mmap.MADV_DONTNEED, start, offset + size - start)
+
     def will_need(self, file: int, offset: int, size: int) -> None:
         """Ask the kernel to read this range ahead; a hint, without effect on results."""
         fd = self._acquire(file)
@@ -116,8 +178,9 @@ class FilePool:
             self._release(file)
 
     def close(self) -> None:
-        """Close every descriptor."""
+        """Close every descriptor; mappings go with their last view."""
         with self._lock:
+            self._mapped.clear()
             for fd in self._open.values():
                 os.close(fd)
             self._open.clear()

@@ -14,7 +14,7 @@ import xxhash
 
 from stockpot import errors
 from stockpot.checkpoint import _header, _hub, _pickle
-from stockpot.checkpoint._files import FileIdentity, FilePool, identity, require_readable
+from stockpot.checkpoint._files import FileIdentity, FilePool, View, identity, require_readable
 from stockpot.checkpoint._header import TensorInfo
 
 PICKLE_SUFFIXES = (".bin", ".pt", ".pth", ".ckpt")
@@ -78,6 +78,14 @@ class Checkpoint:
     def read_into(self, info: TensorInfo, start: int, out: memoryview) -> None:
         """Fill ``out`` with bytes of a dense tensor, from its byte ``start`` on."""
         self.pool.read_into(info.file, info.offset + start, out)
+
+    def view(self, info: TensorInfo, start: int, size: int) -> View | None:
+        """Bytes of a dense tensor where the page cache holds them; None where they must be read."""
+        return self.pool.view(info.file, info.offset + start, size)
+
+    def drop_view(self, info: TensorInfo, start: int, size: int) -> None:
+        """A viewed range is not needed for now."""
+        self.pool.drop_view(info.file, info.offset + start, size)
 
     def close(self) -> None:
         """Close its files."""

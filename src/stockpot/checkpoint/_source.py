@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, Protocol
 
-from stockpot.checkpoint._files import FileIdentity
+from stockpot.checkpoint._files import FileIdentity, View
 from stockpot.checkpoint._header import TensorInfo
 
 
@@ -51,3 +51,9 @@ class Source(Protocol):
 
     def read_into(self, info: TensorInfo, start: int, out: memoryview) -> None:
         """Fill ``out`` with bytes of a tensor's range, from its byte ``start`` on."""
+
+    def view(self, info: TensorInfo, start: int, size: int) -> View | None:
+        """Bytes of a dense tensor where they are, without a copy; None where they must be read."""
+
+    def drop_view(self, info: TensorInfo, start: int, size: int) -> None:
+        """A viewed range is not needed for now: it need not stay in this process's memory."""

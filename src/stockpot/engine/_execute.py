@@ -16,6 +16,7 @@ from stockpot.engine._plan import Group, Plan
 from stockpot.engine._records import Records
 from stockpot.engine._schedule import Copy, Measure, Mix, Rows, Task, Whole
 from stockpot.engine._sinks import Sink
+from stockpot.kernels import catching_lost_pages
 from stockpot.measure import Array
 from stockpot.methods import Mixture
 
@@ -236,6 +237,16 @@ def execute(run: Run, progress: Progress | None = None) -> None:
         threading.Thread(target=work, args=(Worker(run),), name=f"stockpot-{number}", daemon=True)
         for number in range(min(run.plan.budget.workers, max(len(run.tasks), 1)))
     ]
+    with catching_lost_pages():
+        _work(run, threads, progress, total)
+    failure = run.failure()
+    if failure is not None:
+        raise failure
+    if progress is not None:
+        progress(total, total)
+
+
+def _work(run: Run, threads: Sequence[threading.Thread], progress: Progress | None, total: int) -> None:
     try:
         for thread in threads:
             thread.start()
@@ -251,11 +262,6 @@ def execute(run: Run, progress: Progress | None = None) -> None:
         for thread in threads:
             if thread.ident is not None:
                 thread.join()
-    failure = run.failure()
-    if failure is not None:
-        raise failure
-    if progress is not None:
-        progress(total, total)
 
 
 def _task_bytes(plan: Plan, task: Task) -> int:

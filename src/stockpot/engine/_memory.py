@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 
 from stockpot import errors
-from stockpot.checkpoint import TORCH_NAMES, FileIdentity, TensorInfo, nbytes
+from stockpot.checkpoint import TORCH_NAMES, FileIdentity, TensorInfo, View, nbytes
 from stockpot.engine._align import Slot
 from stockpot.engine._execute import Run, execute
 from stockpot.engine._plan import Group, Plan
@@ -56,6 +56,17 @@ class MemorySource:
             return
         flat = self._data[info.name].contiguous().flatten().view(torch.uint8)
         torch.frombuffer(out, dtype=torch.uint8).copy_(flat[start : start + len(out)])
+
+    def view(self, info: TensorInfo, start: int, size: int) -> View | None:
+        """The tensor's own memory, where it is dense and on the CPU."""
+        tensor = self._data[info.name]
+        if tensor.device.type != "cpu" or not tensor.is_contiguous():
+            return None
+        data = tensor.reshape(-1).view(torch.uint8).numpy()[start : start + size]
+        return View(data, tensor.data_ptr() + start)
+
+    def drop_view(self, info: TensorInfo, start: int, size: int) -> None:
+        """The memory is its owner's."""
 
 
 class MemorySink:

@@ -7,13 +7,14 @@ from collections.abc import Iterator
 import numpy as np
 
 from stockpot import errors
-from stockpot.checkpoint import TORCH_NAMES, TensorInfo, count, is_mergeable, itemsize, nbytes
+from stockpot.checkpoint import TORCH_NAMES, Source, TensorInfo, View, count, is_mergeable, itemsize, nbytes
 from stockpot.engine._align import Slot, source_path
 from stockpot.engine._budget import ALIGNMENT, STAGE_BYTES, row_elements
 from stockpot.engine._execute import Bytes, Cancelled, Run
 from stockpot.engine._schedule import Copy, Measure, Mix, Rows, Task, Whole
 from stockpot.kernels import (
     BLOCK,
+    LostPagesError,
     NonFiniteInputError,
     OverflowedError,
     Row,
@@ -21,10 +22,14 @@ from stockpot.kernels import (
     first_nonfinite,
     gram_blocks,
     gram_rows,
+    is_compiled,
     mix,
 )
 from stockpot.measure import Array
 from stockpot.methods import Mixture
+
+DROP_BYTES = 4 << 20
+"""Viewed bytes after which a worker drops its views."""
 
 
 class Worker:
@@ -39,6 +44,9 @@ class Worker:
         self.raw_address, self.stage_address = self.raw.ctypes.data, self.stage.ctypes.data
         self.allow = run.plan.job.recipe.allow_nonfinite
         self.raw_gram = run.plan.job.method.needs == "raw_gram"
+        self.views = self.device == "cpu" and is_compiled()
+        self.viewed: list[tuple[Source, TensorInfo, int, int]] = []
+        self.viewed_bytes = 0
 
     def do(self, task: Task) -> None:
         """Dispatch on the kind of task."""
@@ -56,6 +64,11 @@ class Worker:
                 self.mix(task, slot)
         except NonFiniteInputError as error:
             raise self.nonfinite(slot, error, 0 if isinstance(task, Whole) else task.start) from None
+        except LostPagesError:
+            raise self.lost(slot) from None
+        finally:
+            if self.viewed_bytes > DROP_BYTES:
+                self.drop_views()
 
     def copy(self, task: Copy, slot: Slot) -> None:
         """Copy bytes of the first source; the others must be equal to it."""
@@ -105,8 +118,24 @@ class Worker:
                 self.run.gathered.pop((number, info.name))
         return dense
 
+    def drop_views(self) -> None:
+        """Views are part of our resident memory until they are dropped."""
+        for source, info, start, size in self.viewed:
+            source.drop_view(info, start, size)
+        self.viewed.clear()
+        self.viewed_bytes = 0
+
+    def view(self, source: Source, info: TensorInfo, start: int, size: int) -> View | None:
+        """Bytes where the page cache holds them, for the C program."""
+        found = source.view(info, start, size) if self.views else None
+        if found is None or found.address % itemsize(info.dtype):
+            return None
+        self.viewed.append((source, info, start, size))
+        self.viewed_bytes += size
+        return found
+
     def load(self, slot: Slot, start: int, stop: int) -> list[Row]:
-        """Elements of every source, on the device."""
+        """Elements of every source: seen where they are, or read; on the device."""
         rows = []
         place = 0
         for source in slot.sources:
@@ -116,6 +145,8 @@ class Worker:
             if info.strides is not None:
                 part = self.gather(source, stop * item == info.size_bytes)[start * item : stop * item]
                 row = Row(TORCH_NAMES[info.dtype], part)
+            elif (view := self.view(self.plan.inputs.checkpoints[number], info, start * item, size)) is not None:
+                row = Row(TORCH_NAMES[info.dtype], *view)
             else:
                 part = self.raw[place : place + size]
                 self.plan.inputs.checkpoints[number].read_into(info, start * item, part.data)
@@ -220,6 +251,16 @@ class Worker:
     def path(self, source: tuple[int, TensorInfo]) -> str:
         """The file of a source."""
         return source_path(self.plan.inputs, *source)
+
+    def lost(self, slot: Slot) -> errors.StockpotError:
+        """The error for pages that were there when the file was opened: reading them tells which file, and why."""
+        for number, info in slot.sources:
+            for start in range(0, info.nbytes, STAGE_BYTES):
+                part = self.stage[: min(STAGE_BYTES, info.nbytes - start)]
+                self.plan.inputs.checkpoints[number].read_into(info, start, part.data)
+        return errors.RunError(
+            "an input could not be read for a moment", tensor=slot.name, remedy="run again: the merge goes on"
+        )
 
     def nonfinite(self, slot: Slot, error: NonFiniteInputError, start: int) -> errors.NonFiniteError:
         """The error for NaN or Inf in an input, with its place."""

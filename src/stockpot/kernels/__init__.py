@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from stockpot.kernels._constants import BLOCK, CHUNK, DTYPES, ITEMSIZE, LARGEST
+from stockpot.kernels._native import LostPagesError, catching_lost_pages
 from stockpot.kernels._rows import (
     NonFiniteInputError,
     OverflowedError,
@@ -21,9 +22,11 @@ __all__ = [
     "DTYPES",
     "ITEMSIZE",
     "LARGEST",
+    "LostPagesError",
     "NonFiniteInputError",
     "OverflowedError",
     "Row",
+    "catching_lost_pages",
     "cut",
     "first_nonfinite",
     "gram_blocks",

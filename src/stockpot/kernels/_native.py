@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+import contextlib
 import ctypes
 import functools
 import importlib.machinery
 import os
 import threading
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -23,6 +24,7 @@ SWITCH = "STOCKPOT_NATIVE"
 """Environment: ``0`` leaves the C program out; ``any``, ``avx2`` or ``avx512`` choose its instruction set."""
 _NUMBERS = {dtype: number for number, dtype in enumerate(DTYPES)}
 _ISAS = ("any", "avx2", "avx512")
+_LOST = -2
 _LONG, _INT, _POINTER = ctypes.c_int64, ctypes.c_int32, ctypes.c_void_p
 
 
@@ -41,13 +43,15 @@ def library() -> ctypes.CDLL | None:
     found.stockpot_isa.restype = _INT
     found.stockpot_scratch.argtypes, found.stockpot_scratch.restype = (_LONG,), _LONG
     found.stockpot_gram.argtypes = (_INT, _POINTER, _POINTER, _LONG, _LONG, _LONG, _INT, _INT, _POINTER, _POINTER)
-    found.stockpot_gram.restype = None
+    found.stockpot_gram.restype = _INT
     found.stockpot_mix.argtypes = (
         _INT, _POINTER, _POINTER, _LONG, _LONG, _LONG, _POINTER, _POINTER, _INT, _POINTER, _POINTER, _INT
     )  # fmt: skip
     found.stockpot_mix.restype = _LONG
     found.stockpot_first_nonfinite.argtypes = (_INT, _POINTER, _INT, _LONG, _LONG)
     found.stockpot_first_nonfinite.restype = _LONG
+    found.stockpot_copy.argtypes, found.stockpot_copy.restype = (_POINTER, _POINTER, _LONG), _INT
+    found.stockpot_catch_lost_pages.argtypes, found.stockpot_catch_lost_pages.restype = (_INT,), None
     return found
 
 
@@ -63,6 +67,41 @@ def _loaded() -> ctypes.CDLL:
     found = library()
     assert found is not None
     return found
+
+
+class LostPagesError(Exception):
+    """A row lies in a file that has become shorter since, or cannot be read any more."""
+
+
+def _require(found: int) -> int:
+    if found == _LOST:
+        raise LostPagesError
+    return found
+
+
+_catching = 0
+_catching_lock = threading.Lock()
+
+
+@contextlib.contextmanager
+def catching_lost_pages() -> Iterator[None]:
+    """While it lasts, a page of a mapped file that is gone costs a LostPagesError of the call that touched it.
+
+    Without it, the system ends the process (SIGBUS). The signal's handler is the process's: ours stands for as long as
+    anybody is inside, hands on what did not happen in our own calls, and then gives the place back.
+    """
+    global _catching
+    with _catching_lock:
+        _catching += 1
+        if _catching == 1 and (found := library()) is not None:
+            found.stockpot_catch_lost_pages(1)
+    try:
+        yield
+    finally:
+        with _catching_lock:
+            _catching -= 1
+            if _catching == 0 and (found := library()) is not None:
+                found.stockpot_catch_lost_pages(0)
 
 
 @functools.cache
@@ -105,10 +144,11 @@ def gram(rows: Sequence[Row], span: int, raw: bool, zero_nonfinite: bool) -> NDA
     n, count = len(rows), len(rows[0])
     out = np.empty((-(-count // span), n, n))
     scratch = _scratch(n)
-    _loaded().stockpot_gram(
+    lost = _loaded().stockpot_gram(
         instruction_set(), *_inputs(rows), n, count, span, raw, zero_nonfinite,
         ctypes.addressof(scratch), out.ctypes.data,
     )  # fmt: skip
+    _require(lost)
     return out
 
 
@@ -127,10 +167,17 @@ def mix(
         instruction_set(), *_inputs(rows), n, len(out), span, weights.ctypes.data, totals.ctypes.data,
         pass_nonfinite, ctypes.addressof(scratch), _address(out), _NUMBERS[out.dtype],
     )  # fmt: skip
-    return found
+    return _require(found)
 
 
 def first_nonfinite(row: Row) -> int:
     """Index of the first NaN or Inf, or -1."""
     found: int = _loaded().stockpot_first_nonfinite(instruction_set(), _address(row), _NUMBERS[row.dtype], 0, len(row))
-    return found
+    return _require(found)
+
+
+def copied(row: Row) -> NDArray[np.uint8]:
+    """The row's bytes in memory of our own."""
+    out = np.empty(row.data.size, dtype=np.uint8)  # type: ignore[arg-type]  # rows that come here are in memory
+    _require(_loaded().stockpot_copy(out.ctypes.data, _address(row), out.size))
+    return out

@@ -180,6 +180,8 @@ def _repair(
 
 def _scaled(rows: Sequence[Row], raw: bool) -> NDArray[np.float64]:
     """Inner products of few rows with each in units of its largest magnitude."""
+    if _program(rows) is _native:  # torch does not survive a lost page
+        rows = [Row(row.dtype, _native.copied(row)) for row in rows]
     wide = np.stack([row.tensor().double().cpu().numpy() for row in rows])
     with np.errstate(all="ignore"):
         if not raw:

@@ -56,6 +56,19 @@ FN D NAME(from_bf16)(const uint16_t *p) {
 FN D NAME(from_fp16)(const uint16_t *p) {
     return _mm512_cvtps_pd(_mm256_cvtph_ps(_mm_loadu_si128((const __m128i *)p)));
 }
+/* All lanes added by halves. */
+FN double NAME(sum_of_halves)(D a) {
+    __m256d four = _mm256_add_pd(_mm512_castpd512_pd256(a), _mm512_extractf64x4_pd(a, 1));
+    __m128d two = _mm_add_pd(_mm256_castpd256_pd128(four), _mm256_extractf128_pd(four, 1));
+    return _mm_cvtsd_f64(_mm_add_sd(two, _mm_unpackhi_pd(two, two)));
+}
+FN D NAME(doubles)(F a) { return _mm512_cvtps_pd(a); }
+FN F NAME(f_sub)(F a, F b) { return _mm256_sub_ps(a, b); }
+FN F NAME(f_from)(const uint16_t *p, int type) {
+    __m128i halves = _mm_loadu_si128((const __m128i *)p);
+    if (type == FP16) return _mm256_cvtph_ps(halves);
+    return _mm256_castsi256_ps(_mm256_slli_epi32(_mm256_cvtepu16_epi32(halves), 16));
+}
 FN F NAME(floats)(D a) { return _mm512_cvtpd_ps(a); }
 FN void NAME(put_floats)(float *p, F a) { _mm256_storeu_ps(p, a); }
 FN int NAME(same_floats)(F a, F b) {
@@ -153,6 +166,17 @@ FN D NAME(from_bf16)(const uint16_t *p) {
     return _mm256_cvtps_pd(_mm_castsi128_ps(bits));
 }
 FN D NAME(from_fp16)(const uint16_t *p) { return _mm256_cvtps_pd(_mm_cvtph_ps(_mm_loadl_epi64((const __m128i *)p))); }
+FN double NAME(sum_of_halves)(D a) {
+    __m128d two = _mm_add_pd(_mm256_castpd256_pd128(a), _mm256_extractf128_pd(a, 1));
+    return _mm_cvtsd_f64(_mm_add_sd(two, _mm_unpackhi_pd(two, two)));
+}
+FN D NAME(doubles)(F a) { return _mm256_cvtps_pd(a); }
+FN F NAME(f_sub)(F a, F b) { return _mm_sub_ps(a, b); }
+FN F NAME(f_from)(const uint16_t *p, int type) {
+    __m128i halves = _mm_loadl_epi64((const __m128i *)p);
+    if (type == FP16) return _mm_cvtph_ps(halves);
+    return _mm_castsi128_ps(_mm_slli_epi32(_mm_cvtepu16_epi32(halves), 16));
+}
 FN F NAME(floats)(D a) { return _mm256_cvtpd_ps(a); }
 FN void NAME(put_floats)(float *p, F a) { _mm_storeu_ps(p, a); }
 FN int NAME(same_floats)(F a, F b) {
@@ -241,6 +265,12 @@ FN D NAME(from_fp16)(const uint16_t *p) {
                     : magnitude < 0x7c00 ? (magnitude << 13) + (112u << 23)
                                          : magnitude << 13 | 0x7f800000u;
     return float_of_bits(bits | sign);
+}
+FN double NAME(sum_of_halves)(D a) { return a; }
+FN D NAME(doubles)(F a) { return a; }
+FN F NAME(f_sub)(F a, F b) { return a - b; }
+FN F NAME(f_from)(const uint16_t *p, int type) {
+    return (float)(type == FP16 ? NAME(from_fp16)(p) : NAME(from_bf16)(p));
 }
 FN F NAME(floats)(D a) { return (float)a; }
 FN void NAME(put_floats)(float *p, F a) { *p = a; }

@@ -50,75 +50,149 @@ FN void NAME(load_narrow)(const void *row0, int type0, const void *row, int type
     for (whole += QUICK; whole < end; whole++) out[whole] = 0.0;
 }
 
-/* Products of `a` with up to four rows from `b` on, added to SUMS running sums for each. */
-FN void NAME(multiply)(const double *a, const double *b, int64_t length, int rows, int exact, double *running) {
-    for (int part = 0; part < SUMS; part += 2 * WIDTH) {
-        D sum[4][2];
+/* The place of the running sums of rows i and j >= i. */
+FN double *NAME(sums_of)(double *running, int64_t n, int64_t i, int64_t j) {
+    return running + (i * n - i * (i - 1) / 2 + j - i) * SUMS;
+}
+
+FN D NAME(add_product)(D sum, D a, D b, int exact) {
+    return exact ? NAME(add_exact_product)(sum, a, b) : NAME(add)(sum, NAME(mul)(a, b));
+}
+
+/* Running sums of the products of up to TILE rows with up to TILE others, or of the same (then j >= i counts). */
+FN void NAME(multiply)(const double *wide, int64_t n, int64_t i, int64_t j, int rows, int columns, int64_t length,
+                       int exact, double *running) {
+    const double *a = wide + i * CHUNK, *b = wide + j * CHUNK;
+    for (int part = 0; part < SUMS; part += WIDTH) {
+        D sum[TILE][TILE];
+#pragma GCC unroll 4
         for (int r = 0; r < rows; r++)
-            for (int v = 0; v < 2; v++) sum[r][v] = NAME(get)(running + r * SUMS + part + v * WIDTH);
+#pragma GCC unroll 4
+            for (int c = 0; c < columns; c++) sum[r][c] = NAME(zero)();
         for (int64_t k = part; k < length; k += SUMS) {
-            D own[2] = {NAME(get)(a + k), NAME(get)(a + k + WIDTH)};
-            for (int r = 0; r < rows; r++)
-                for (int v = 0; v < 2; v++)
-                    sum[r][v] = exact ? NAME(add_exact_product)(sum[r][v], own[v], NAME(get)(b + r * STRIP + k + v * WIDTH))
-                                      : NAME(add)(sum[r][v], NAME(mul)(own[v], NAME(get)(b + r * STRIP + k + v * WIDTH)));
+            D own[TILE];
+#pragma GCC unroll 4
+            for (int r = 0; r < rows; r++) own[r] = NAME(get)(a + r * CHUNK + k);
+#pragma GCC unroll 4
+            for (int c = 0; c < columns; c++) {
+                D other = NAME(get)(b + c * CHUNK + k);
+#pragma GCC unroll 4
+                for (int r = 0; r < rows; r++) sum[r][c] = NAME(add_product)(sum[r][c], own[r], other, exact);
+            }
         }
+#pragma GCC unroll 4
         for (int r = 0; r < rows; r++)
-            for (int v = 0; v < 2; v++) NAME(put)(running + r * SUMS + part + v * WIDTH, sum[r][v]);
+#pragma GCC unroll 4
+            for (int c = 0; c < columns; c++)
+                if (j + c >= i + r) NAME(put)(NAME(sums_of)(running, n, i + r, j + c) + part, sum[r][c]);
     }
 }
 
-/* Products of row `i` with itself and all after it. */
-FN void NAME(multiply_row)(const double *wide, int64_t i, int64_t n, int64_t length, int exact, double *running) {
-    const double *own = wide + i * STRIP;
-    int64_t j = i;
-    for (; j + 4 <= n; j += 4, running += 4 * SUMS)
-        NAME(multiply)(own, wide + j * STRIP, length, 4, exact, running);
-    if (n - j == 3) NAME(multiply)(own, wide + j * STRIP, length, 3, exact, running);
-    if (n - j == 2) NAME(multiply)(own, wide + j * STRIP, length, 2, exact, running);
-    if (n - j == 1) NAME(multiply)(own, wide + j * STRIP, length, 1, exact, running);
+/* All running sums of a chunk of any rows, by way of memory; what the chunk lacks counts as zeros. */
+FN void NAME(sum_many)(const void *const *rows, const int32_t *types, int64_t n, int64_t start, int64_t count, int raw,
+                       int zero_nonfinite, int narrow, double *wide, double *running) {
+    int64_t length = (count + SUMS - 1) / SUMS * SUMS;
+    for (int64_t i = 0; i < n; i++) {
+        double *own = wide + i * CHUNK;
+        if (i && narrow && !raw) {
+            NAME(load_narrow)(rows[0], types[0], rows[i], types[i], start, count, own);
+            continue;
+        }
+        NAME(load)(rows[i], types[i], start, count, own);
+        if (i && !raw)
+            for (int64_t k = 0; k < length; k += WIDTH)
+                NAME(put)(own + k, NAME(sub)(NAME(get)(wide + k), NAME(get)(own + k)));
+    }
+    if (zero_nonfinite)
+        for (int64_t i = 0; i < n; i++)
+            for (int64_t k = i * CHUNK; k < i * CHUNK + length; k += WIDTH)
+                NAME(put)(wide + k, NAME(finite_or_zero)(NAME(get)(wide + k)));
+    for (int64_t i = 0; i < n; i += TILE)
+        for (int64_t j = i; j < n; j += TILE) {
+            int64_t height = least(n - i, TILE), breadth = least(n - j, TILE);
+            if (breadth == TILE)
+                NAME(multiply)(wide, n, i, j, TILE, TILE, length, narrow, running);
+            else if (height == TILE)
+                for (int64_t c = j; c < n; c++) NAME(multiply)(wide, n, i, c, TILE, 1, length, narrow, running);
+            else
+                for (int64_t r = i; r < n; r++)
+                    for (int64_t c = r; c < n; c++) NAME(multiply)(wide, n, r, c, 1, 1, length, narrow, running);
+        }
+}
+
+/* The same for a whole chunk of differences of at most FEW rows of one type: all sums stay in registers. */
+FN void NAME(sum_rows)(const void *const *rows, int type, int64_t n, int64_t start, double *running) {
+    for (int part = 0; part < SUMS; part += WIDTH) {
+        D sum[FEW * (FEW + 1) / 2], x[FEW];
+#pragma GCC unroll 10
+        for (int p = 0; p < n * (n + 1) / 2; p++) sum[p] = NAME(zero)();
+        for (int64_t k = start + part; k < start + CHUNK; k += SUMS) {
+            if (type <= FP16) {
+                F first = NAME(f_from)((const uint16_t *)rows[0] + k, type);
+                x[0] = NAME(doubles)(first);
+#pragma GCC unroll 4
+                for (int64_t i = 1; i < n; i++)
+                    x[i] = NAME(doubles)(NAME(f_sub)(first, NAME(f_from)((const uint16_t *)rows[i] + k, type)));
+            } else {
+                x[0] = NAME(from)(rows[0], type, k);
+#pragma GCC unroll 4
+                for (int64_t i = 1; i < n; i++) x[i] = NAME(sub)(x[0], NAME(from)(rows[i], type, k));
+            }
+            int p = 0;
+#pragma GCC unroll 4
+            for (int64_t i = 0; i < n; i++)
+#pragma GCC unroll 4
+                for (int64_t j = i; j < n; j++, p++) sum[p] = NAME(add_product)(sum[p], x[i], x[j], type <= FP16);
+        }
+#pragma GCC unroll 10
+        for (int p = 0; p < n * (n + 1) / 2; p++) NAME(put)(running + p * SUMS + part, sum[p]);
+    }
+}
+
+FN void NAME(sum_few)(const void *const *rows, int type, int64_t n, int64_t start, double *running) {
+    if (type == BF16)
+        NAME(sum_rows)(rows, BF16, n, start, running);
+    else if (type == FP16)
+        NAME(sum_rows)(rows, FP16, n, start, running);
+    else if (type == FP32)
+        NAME(sum_rows)(rows, FP32, n, start, running);
+    else
+        NAME(sum_rows)(rows, FP64, n, start, running);
+}
+
+TARGET static void NAME(sum_chunk)(const void *const *rows, const int32_t *types, int64_t n, int64_t start, int64_t count,
+                                   int raw, int zero_nonfinite, double *wide, double *running) {
+    int narrow = 1, few = count == CHUNK && !raw && !zero_nonfinite;
+    for (int64_t i = 0; i < n; i++) {
+        narrow &= types[i] <= FP16;
+        few &= types[i] == types[0];
+    }
+    if (few && n == 2)
+        NAME(sum_few)(rows, types[0], 2, start, running);
+    else if (few && n == 3)
+        NAME(sum_few)(rows, types[0], 3, start, running);
+    else if (few && n == 4)
+        NAME(sum_few)(rows, types[0], 4, start, running);
+    else if (narrow)
+        NAME(sum_many)(rows, types, n, start, count, raw, zero_nonfinite, 1, wide, running);
+    else
+        NAME(sum_many)(rows, types, n, start, count, raw, zero_nonfinite, 0, wide, running);
 }
 
 TARGET static void NAME(gram)(const void *const *rows, const int32_t *types, int64_t n, int64_t count, int64_t span,
                               int raw, int zero_nonfinite, double *scratch, double *out) {
     int64_t pairs = n * (n + 1) / 2;
-    int narrow = 1;
-    for (int64_t i = 0; i < n; i++) narrow &= types[i] <= FP16;
-    double *wide = scratch, *running = wide + n * STRIP, *sums = running + pairs * SUMS, *stack = sums + pairs;
+    double *wide = scratch, *running = wide + n * CHUNK, *sums = running + pairs * SUMS, *stack = sums + pairs;
     for (int64_t first = 0; first < count; first += span, out += n * n) {
         int64_t last = least(first + span, count), chunks = 0;
         for (int64_t chunk = first; chunk < last; chunk += CHUNK, chunks++) {
-            int64_t end = least(chunk + CHUNK, last);
-            memset(running, 0, (size_t)(pairs * SUMS) * sizeof(double));
-            for (int64_t start = chunk; start < end; start += STRIP) {
-                int64_t length = (least(end - start, STRIP) + SUMS - 1) / SUMS * SUMS;
-                for (int64_t i = 0; i < n; i++) {
-                    double *own = wide + i * STRIP;
-                    if (i && narrow && !raw) {
-                        NAME(load_narrow)(rows[0], types[0], rows[i], types[i], start, least(end - start, STRIP), own);
-                        continue;
-                    }
-                    NAME(load)(rows[i], types[i], start, least(end - start, STRIP), own);
-                    if (i && !raw)
-                        for (int64_t k = 0; k < length; k += WIDTH)
-                            NAME(put)(own + k, NAME(sub)(NAME(get)(wide + k), NAME(get)(own + k)));
-                }
-                if (zero_nonfinite)
-                    for (int64_t i = 0; i < n; i++)
-                        for (int64_t k = i * STRIP; k < i * STRIP + length; k += WIDTH)
-                            NAME(put)(wide + k, NAME(finite_or_zero)(NAME(get)(wide + k)));
-                double *sum = running;
-                for (int64_t i = 0; i < n; sum += (n - i) * SUMS, i++)
-                    if (narrow)
-                        NAME(multiply_row)(wide, i, n, length, 1, sum);
-                    else
-                        NAME(multiply_row)(wide, i, n, length, 0, sum);
-            }
+            NAME(sum_chunk)(rows, types, n, chunk, least(last - chunk, CHUNK), raw, zero_nonfinite, wide, running);
             for (int64_t p = 0; p < pairs; p++) {
                 double *sum = running + p * SUMS;
-                for (int half = SUMS / 2; half; half /= 2)
-                    for (int k = 0; k < half; k++) sum[k] += sum[k + half];
-                sums[p] = sum[0];
+                for (int half = SUMS / 2; half >= WIDTH; half /= 2)
+                    for (int k = 0; k < half; k += WIDTH)
+                        NAME(put)(sum + k, NAME(add)(NAME(get)(sum + k), NAME(get)(sum + k + half)));
+                sums[p] = NAME(sum_of_halves)(NAME(get)(sum));
             }
             /* Neighbours of one level are added as soon as both are there, like the carries of a counter. */
             int level = 0;

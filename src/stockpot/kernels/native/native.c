@@ -6,15 +6,20 @@
  *
  * Plain C, no Python: called through ctypes, which lets other threads run meanwhile.
  */
+#define _POSIX_C_SOURCE 200809L
 #include <math.h>
+#include <setjmp.h>
+#include <signal.h>
 #include <stdint.h>
 #include <string.h>
 
 enum { BF16, FP16, FP32, FP64 };
 
 /* The order of a sum: element k of a chunk goes to running sum k % SUMS, one after the other; running sums are added
- * by halves; chunks are added in pairs of neighbours, then pairs of pairs. STRIP is what is converted at once. */
-enum { SUMS = 16, STRIP = 128, CHUNK = 512, LEVELS = 8, WIDEST = 8 };
+ * by halves; chunks are added in pairs of neighbours, then pairs of pairs. */
+enum { SUMS = 16, CHUNK = 512, LEVELS = 8, WIDEST = 8 };
+/* Rows whose products are summed in registers: all at once, or by tiles. */
+enum { FEW = 4, TILE = 4 };
 /* Vectors that are mixed at once. */
 enum { VECTORS = 4 };
 /* Coefficients next to a short fraction leave floats unsure again and again: then they are not asked any more. */
@@ -122,19 +127,57 @@ int32_t stockpot_isa(void) {
 
 /* Doubles of scratch that either function needs for n rows. */
 int64_t stockpot_scratch(int64_t n) {
-    int64_t gram = n * STRIP + (SUMS + LEVELS + 1) * (n * (n + 1) / 2), mix = (n + 1) * (WIDEST + 1);
+    int64_t gram = n * CHUNK + (SUMS + LEVELS + 1) * (n * (n + 1) / 2), mix = (n + 1) * (WIDEST + 1);
     return gram > mix ? gram : mix;
 }
 
+/* Rows may be pages of files. Where such a file became shorter, or its disk fails, touching a page raises SIGBUS, which
+ * would end the process: here the call ends instead. */
+static __thread sigjmp_buf *landing;
+static struct sigaction before;
+
+static void on_lost_page(int signal) {
+    if (landing) siglongjmp(*landing, 1);
+    sigaction(signal, &before, NULL); /* not in a call of ours: the access is repeated, and whoever was there is told */
+}
+
+/* Catch lost pages from now on (1), or leave them to whoever caught them before (0). */
+void stockpot_catch_lost_pages(int32_t on) {
+    struct sigaction ours, now;
+    memset(&ours, 0, sizeof ours);
+    ours.sa_handler = on_lost_page;
+    ours.sa_flags = SA_NODEFER;
+    if (on)
+        sigaction(SIGBUS, &ours, &before);
+    else if (!sigaction(SIGBUS, NULL, &now) && now.sa_handler == on_lost_page)
+        sigaction(SIGBUS, &before, NULL);
+}
+
+/* What the functions below return where a page was lost. */
+enum { LOST = -2 };
+#define RETURN_IF_LOST(place)                                                                                        \
+    sigjmp_buf place;                                                                                                \
+    if (sigsetjmp(place, 0)) {                                                                                       \
+        landing = NULL;                                                                                              \
+        return LOST;                                                                                                 \
+    }                                                                                                                \
+    landing = &place
+
 /* Inner products of w_0 and w_0 - w_i (raw: of all w_i), for every `span` elements (at most 2^16; the last span may
  * be shorter): out[span][n][n]. With `zero_nonfinite`, what is not finite counts as zero. */
-void stockpot_gram(int32_t isa, const void *const *rows, const int32_t *types, int64_t n, int64_t count, int64_t span,
-                   int32_t raw, int32_t zero_nonfinite, double *scratch, double *out) {
+int32_t stockpot_gram(int32_t isa, const void *const *rows, const int32_t *types, int64_t n, int64_t count,
+                      int64_t span, int32_t raw, int32_t zero_nonfinite, double *scratch, double *out) {
+    RETURN_IF_LOST(here);
 #ifdef __x86_64__
-    if (isa == ISA_AVX512) return gram_avx512(rows, types, n, count, span, raw, zero_nonfinite, scratch, out);
-    if (isa == ISA_AVX2) return gram_avx2(rows, types, n, count, span, raw, zero_nonfinite, scratch, out);
+    if (isa == ISA_AVX512)
+        gram_avx512(rows, types, n, count, span, raw, zero_nonfinite, scratch, out);
+    else if (isa == ISA_AVX2)
+        gram_avx2(rows, types, n, count, span, raw, zero_nonfinite, scratch, out);
+    else
 #endif
-    gram_any(rows, types, n, count, span, raw, zero_nonfinite, scratch, out);
+        gram_any(rows, types, n, count, span, raw, zero_nonfinite, scratch, out);
+    landing = NULL;
+    return 0;
 }
 
 /* out = sum_i weights_i w_i, correctly rounded; one row of weights and one total (high and low part of the sum of
@@ -143,20 +186,40 @@ void stockpot_gram(int32_t isa, const void *const *rows, const int32_t *types, i
 int64_t stockpot_mix(int32_t isa, const void *const *rows, const int32_t *types, int64_t n, int64_t count, int64_t span,
                      const double *weights, const double *totals, int32_t pass_nonfinite, double *scratch, void *out,
                      int32_t out_type) {
+    int64_t found;
+    RETURN_IF_LOST(here);
 #ifdef __x86_64__
     if (isa == ISA_AVX512)
-        return mix_avx512(rows, types, n, count, span, weights, totals, pass_nonfinite, scratch, out, out_type);
-    if (isa == ISA_AVX2)
-        return mix_avx2(rows, types, n, count, span, weights, totals, pass_nonfinite, scratch, out, out_type);
+        found = mix_avx512(rows, types, n, count, span, weights, totals, pass_nonfinite, scratch, out, out_type);
+    else if (isa == ISA_AVX2)
+        found = mix_avx2(rows, types, n, count, span, weights, totals, pass_nonfinite, scratch, out, out_type);
+    else
 #endif
-    return mix_any(rows, types, n, count, span, weights, totals, pass_nonfinite, scratch, out, out_type);
+        found = mix_any(rows, types, n, count, span, weights, totals, pass_nonfinite, scratch, out, out_type);
+    landing = NULL;
+    return found;
 }
 
 /* Index of the first element from start to stop that is Inf or NaN; -1 where there is none. */
 int64_t stockpot_first_nonfinite(int32_t isa, const void *row, int32_t type, int64_t start, int64_t stop) {
+    int64_t found;
+    RETURN_IF_LOST(here);
 #ifdef __x86_64__
-    if (isa == ISA_AVX512) return first_nonfinite_avx512(row, type, start, stop);
-    if (isa == ISA_AVX2) return first_nonfinite_avx2(row, type, start, stop);
+    if (isa == ISA_AVX512)
+        found = first_nonfinite_avx512(row, type, start, stop);
+    else if (isa == ISA_AVX2)
+        found = first_nonfinite_avx2(row, type, start, stop);
+    else
 #endif
-    return first_nonfinite_any(row, type, start, stop);
+        found = first_nonfinite_any(row, type, start, stop);
+    landing = NULL;
+    return found;
+}
+
+/* Bytes into memory of the caller's own. */
+int32_t stockpot_copy(void *to, const void *from, int64_t bytes) {
+    RETURN_IF_LOST(here);
+    memcpy(to, from, (size_t)bytes);
+    landing = NULL;
+    return 0;
 }
