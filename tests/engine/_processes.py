@@ -79,6 +79,15 @@ def reaches(process: subprocess.Popen[str], condition: Callable[[], bool]) -> bo
     return True
 
 
+def has_written(process: subprocess.Popen[str], size: int) -> bool:
+    """Whether the process has handed that many bytes to the system: its progress, however fast the machine is."""
+    try:
+        lines = Path(f"/proc/{process.pid}/io").read_text().splitlines()
+    except (FileNotFoundError, ProcessLookupError):
+        return False
+    return any(line.startswith("wchar:") and int(line.split()[1]) >= size for line in lines)
+
+
 @contextlib.contextmanager
 def frozen(process: subprocess.Popen[str]) -> Iterator[None]:
     """The process stands still meanwhile, holding what it holds."""

@@ -19,10 +19,11 @@ from safetensors.torch import save_file
 import stockpot
 
 from ._checkpoints import contents, folder
-from ._processes import command, ended, frozen, journal_lines, lasts, reaches, run, started
+from ._processes import command, ended, frozen, has_written, journal_lines, lasts, reaches, run, started
 
 LAYERS, ROWS, COLUMNS, MODELS = 48, 400, 1024, 3
 """79 MB for each of four inputs, 79 MB of output."""
+OUTPUT_BYTES = LAYERS * ROWS * COLUMNS * 4
 KILLS_EARLY, KILLS_LATE = 3, 7
 """While the program loads; and while it merges."""
 SYNC_SECONDS = 1.2
@@ -58,13 +59,13 @@ class Work:
         return command("merge", *inputs, "--out", out, "--json", "--workers", "1", *more)
 
 
-def journaled(process: subprocess.Popen[str], out: Path, after: float, lines: int = 1) -> bool:
+def journaled(process: subprocess.Popen[str], out: Path, share: float, lines: int = 1) -> bool:
     """Wait until more than that many lines are journaled; False if the process ended first.
 
-    However fast the machine, the next line is not the last: the process merges for ``after`` seconds and is then
-    held until it is time to journal what it has done.
+    However fast the machine, the next line is not the last: the process writes that ``share`` of the output and is
+    then held until it is time to journal what it has done.
     """
-    if not reaches(process, lambda: is_writing(out)) or not lasts(process, after):
+    if not reaches(process, lambda: has_written(process, int(share * OUTPUT_BYTES))):
         return False
     with frozen(process):
         lasts(process, SYNC_SECONDS)
@@ -112,7 +113,7 @@ def unfinished(work: Work, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """The partial of a run that was killed when part of its work was journaled; to be copied, not used."""
     out = tmp_path_factory.mktemp("unfinished") / "merged"
     with started(work.command(out)) as process:
-        assert journaled(process, out, 0.3 * work.merging_seconds, lines=3)
+        assert journaled(process, out, 0.3, lines=3)
         process.kill()
         ended(process)
     assert not out.exists()
@@ -182,7 +183,7 @@ def test_killed_again_and_again(work: Work, unfinished: Path, out: Path) -> None
     shutil.copytree(unfinished, partial(out))
     before = journal_lines(out)
     with started(work.command(out)) as process:
-        further = journaled(process, out, 0.2 * work.merging_seconds, lines=before)
+        further = journaled(process, out, 0.2, lines=before)
         process.kill()
         ended(process)
     assert further
@@ -228,8 +229,7 @@ def test_a_damaged_journal_is_believed_up_to_there(
 def test_a_signal_stops_it_in_order(number: int, code: int, word: str, work: Work, out: Path) -> None:
     """Its exit code, one line that says how to go on, the object of ``--json``, and a partial from which to resume."""
     with started(work.command(out)) as process:
-        assert reaches(process, lambda: is_writing(out))
-        assert lasts(process, 0.3 * work.merging_seconds)
+        assert reaches(process, lambda: has_written(process, int(0.3 * OUTPUT_BYTES)))
         process.send_signal(number)
         result = ended(process)
     assert not out.exists()
@@ -372,7 +372,7 @@ def test_an_old_output_survives_a_kill(work: Work, unfinished: Path, out: Path, 
     shutil.copytree(unfinished, partial(out))
     before = journal_lines(out)
     with started(work.command(out, "--overwrite")) as process:
-        assert journaled(process, out, 0.2 * work.merging_seconds, lines=before)
+        assert journaled(process, out, 0.2, lines=before)
         process.kill()
         ended(process)
     assert contents(out) == old

@@ -13,6 +13,9 @@ from stockpot.engine._job import Job
 from stockpot.kernels import BLOCK
 
 STAGE_BYTES = 2 << 20
+"""Of a piece of output."""
+STAGES = 2
+"""Pieces of output for each worker: one to compute while the other is written."""
 ALIGNMENT = 64
 MOST_WORKERS = 8
 SCRATCH_BYTES = 512
@@ -52,7 +55,7 @@ def element_bytes(slot: Slot) -> int:
 def fit(job: Job, slots: Sequence[Slot], *, memory: int, workers: int | None, device: str = "cpu") -> Budget:
     """Share the budget; fewer workers where it is small; ParameterError where not even one can work."""
     inputs = max((len(slot.sources) for slot in slots), default=1)
-    fixed = STAGE_BYTES + SCRATCH_BYTES * inputs * inputs
+    fixed = STAGES * STAGE_BYTES + SCRATCH_BYTES * inputs * inputs
     least = max(
         (
             min(step_elements(job, slot), count(slot.shape)) * element_bytes(slot) + ALIGNMENT * len(slot.sources)

@@ -7,11 +7,11 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 
 import numpy as np
-import xxhash
 from numpy.typing import NDArray
 
 from stockpot import errors
 from stockpot.checkpoint import nbytes
+from stockpot.engine._output import Output
 from stockpot.engine._plan import Group, Plan
 from stockpot.engine._records import Records
 from stockpot.engine._schedule import Copy, Measure, Mix, Rows, Task, Whole
@@ -43,15 +43,6 @@ class _GroupState:
     rows_left: int = 0
 
 
-@dataclass
-class _SlotState:
-    """The digest of a tensor, taken over its bytes in order."""
-
-    digest: xxhash.xxh3_128 = field(default_factory=xxhash.xxh3_128)
-    next_byte: int = 0
-    waiting: dict[int, bytes] = field(default_factory=dict)
-
-
 class Run:
     """State shared by the workers of one execution."""
 
@@ -68,7 +59,7 @@ class Run:
         self._turn = threading.Condition()
         self._next = 0
         self._failures: list[tuple[int, BaseException]] = []
-        self._slots: dict[int, _SlotState] = {}
+        self.output = Output(plan, sink, records, self._wait_on)
         self._groups: dict[int, _GroupState] = {}
         for task in tasks:
             if isinstance(task, Measure):
@@ -169,42 +160,14 @@ class Run:
             if not self.plan.job.method.uses_gram and state.solution is None:
                 state.solution = self.solve(self.plan.groups[task.group], _NO_GRAM)
             while state.solution is None:
-                self._wait()
+                self._wait_on(self._turn)
             return state.solution
 
-    def _wait(self) -> None:
+    def _wait_on(self, turn: threading.Condition) -> None:
         """Until somebody has changed something; Cancelled when the run was stopped."""
         if self.stop.is_set():
             raise Cancelled
-        self._turn.wait(POLL_SECONDS)
-
-    def emit(self, number: int, offset: int, data: memoryview) -> None:
-        """Write bytes of a tensor; take its digest in order; finish it when the last byte is in."""
-        slot = self.plan.slots[number]
-        if len(data):
-            self.sink.write(slot, offset, data)
-        with self._turn:
-            state = self._slots.setdefault(number, _SlotState())
-            while state.next_byte != offset and len(state.waiting) > self.plan.budget.workers:
-                self._wait()
-            if state.next_byte != offset:
-                state.waiting[offset] = bytes(data)
-                return
-        part: memoryview | bytes | None = data
-        finished = False
-        while part is not None:
-            # Only the bringer of the next byte gets here, so that the digest itself needs no lock.
-            state.digest.update(part)
-            with self._turn:
-                state.next_byte += len(part)
-                part = state.waiting.pop(state.next_byte, None)
-                finished = part is None and state.next_byte == nbytes(slot.dtype, slot.shape)
-                self._turn.notify_all()
-        if finished:
-            digest = state.digest.hexdigest()
-            self.records.add_digest(slot.name, digest)
-            self.sink.finish(slot, digest)
-            del self._slots[number]
+        turn.wait(POLL_SECONDS)
 
 
 def solve(plan: Plan, group: Group, gram: Array) -> Mixture:

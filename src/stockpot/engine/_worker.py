@@ -40,8 +40,7 @@ class Worker:
         self.plan = run.plan
         self.device = run.plan.budget.device
         self.raw = np.empty(run.plan.budget.raw_bytes, dtype=np.uint8)
-        self.stage = np.empty(STAGE_BYTES, dtype=np.uint8)
-        self.raw_address, self.stage_address = self.raw.ctypes.data, self.stage.ctypes.data
+        self.raw_address = self.raw.ctypes.data
         self.allow = run.plan.job.recipe.allow_nonfinite
         self.raw_gram = run.plan.job.method.needs == "raw_gram"
         self.views = self.device == "cpu" and is_compiled()
@@ -74,9 +73,10 @@ class Worker:
         """Copy bytes of the first source; the others must be equal to it."""
         size = task.stop - task.start
         first, *others = slot.sources
-        kept = self.read_bytes(first, task.start, size, self.raw)
+        stage = self.run.output.stage()
+        kept = self.read_bytes(first, task.start, size, stage.data)
         for source in others:
-            if not np.array_equal(kept, self.read_bytes(source, task.start, size, self.stage)):
+            if not np.array_equal(kept, self.read_bytes(source, task.start, size, self.raw)):
                 raise errors.MismatchError(
                     f"{TORCH_NAMES.get(slot.dtype, slot.dtype)} values differ between the models",
                     tensor=slot.name,
@@ -88,7 +88,7 @@ class Worker:
             at = first_nonfinite(Row(TORCH_NAMES[slot.dtype], kept))
             if at >= 0:
                 raise self.nonfinite(slot, NonFiniteInputError(0, task.start // itemsize(slot.dtype) + at), 0)
-        self.run.emit(task.slot, task.start, kept.data)
+        self.run.output.put(task.slot, task.start, kept.data, stage)
         self.run.count_bytes(size * len(slot.sources), size * len(slot.sources))
 
     def read_bytes(self, source: tuple[int, TensorInfo], start: int, size: int, room: Bytes) -> Bytes:
@@ -220,9 +220,10 @@ class Worker:
     ) -> None:
         """Mix into the staging memory and hand it on."""
         size = nbytes(slot.dtype, (len(rows[0]),))
-        fits = size <= self.stage.size
-        kept = self.stage[:size] if fits else np.empty(size, dtype=np.uint8)
-        out = Row(TORCH_NAMES[slot.dtype], kept, self.stage_address if fits else 0)
+        stage = self.run.output.stage()
+        fits = size <= STAGE_BYTES
+        kept = stage.data[:size] if fits else np.empty(size, dtype=np.uint8)
+        out = Row(TORCH_NAMES[slot.dtype], kept, stage.address if fits else 0)
         target = self.placed(out)
         try:
             mix(rows, mixture.weights, target, columns=columns, pass_nonfinite=self.allow)
@@ -236,7 +237,7 @@ class Worker:
             ) from None
         if target is not out:
             out.tensor().copy_(target.tensor())
-        self.run.emit(number, start * itemsize(slot.dtype), kept.data)
+        self.run.output.put(number, start * itemsize(slot.dtype), kept.data, stage)
 
     def count(self, slot: Slot, task: Measure | Mix | Rows) -> None:
         """Progress of one piece."""
@@ -256,7 +257,7 @@ class Worker:
         """The error for pages that were there when the file was opened: reading them tells which file, and why."""
         for number, info in slot.sources:
             for start in range(0, info.nbytes, STAGE_BYTES):
-                part = self.stage[: min(STAGE_BYTES, info.nbytes - start)]
+                part = np.empty(min(STAGE_BYTES, info.nbytes - start), dtype=np.uint8)
                 self.plan.inputs.checkpoints[number].read_into(info, start, part.data)
         return errors.RunError(
             "an input could not be read for a moment", tensor=slot.name, remedy="run again: the merge goes on"

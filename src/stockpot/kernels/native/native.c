@@ -10,6 +10,7 @@
 #include <math.h>
 #include <setjmp.h>
 #include <signal.h>
+#include <stdatomic.h>
 #include <stdint.h>
 #include <string.h>
 
@@ -133,7 +134,7 @@ int64_t stockpot_scratch(int64_t n) {
 
 /* Rows may be pages of files. Where such a file became shorter, or its disk fails, touching a page raises SIGBUS, which
  * would end the process: here the call ends instead. */
-static __thread sigjmp_buf *landing;
+static __thread sigjmp_buf *volatile landing;
 static struct sigaction before;
 
 static void on_lost_page(int signal) {
@@ -153,21 +154,25 @@ void stockpot_catch_lost_pages(int32_t on) {
         sigaction(SIGBUS, &before, NULL);
 }
 
-/* What the functions below return where a page was lost. */
+/* What the functions below return where a page was lost. The fences keep all access to rows between START and END. */
 enum { LOST = -2 };
-#define RETURN_IF_LOST(place)                                                                                        \
-    sigjmp_buf place;                                                                                                \
-    if (sigsetjmp(place, 0)) {                                                                                       \
+#define START                                                                                                        \
+    sigjmp_buf here;                                                                                                 \
+    if (sigsetjmp(here, 0)) {                                                                                       \
         landing = NULL;                                                                                              \
         return LOST;                                                                                                 \
     }                                                                                                                \
-    landing = &place
+    landing = &here;                                                                                                 \
+    atomic_signal_fence(memory_order_seq_cst)
+#define END                                                                                                          \
+    atomic_signal_fence(memory_order_seq_cst);                                                                       \
+    landing = NULL
 
 /* Inner products of w_0 and w_0 - w_i (raw: of all w_i), for every `span` elements (at most 2^16; the last span may
  * be shorter): out[span][n][n]. With `zero_nonfinite`, what is not finite counts as zero. */
 int32_t stockpot_gram(int32_t isa, const void *const *rows, const int32_t *types, int64_t n, int64_t count,
                       int64_t span, int32_t raw, int32_t zero_nonfinite, double *scratch, double *out) {
-    RETURN_IF_LOST(here);
+    START;
 #ifdef __x86_64__
     if (isa == ISA_AVX512)
         gram_avx512(rows, types, n, count, span, raw, zero_nonfinite, scratch, out);
@@ -176,7 +181,7 @@ int32_t stockpot_gram(int32_t isa, const void *const *rows, const int32_t *types
     else
 #endif
         gram_any(rows, types, n, count, span, raw, zero_nonfinite, scratch, out);
-    landing = NULL;
+    END;
     return 0;
 }
 
@@ -187,7 +192,7 @@ int64_t stockpot_mix(int32_t isa, const void *const *rows, const int32_t *types,
                      const double *weights, const double *totals, int32_t pass_nonfinite, double *scratch, void *out,
                      int32_t out_type) {
     int64_t found;
-    RETURN_IF_LOST(here);
+    START;
 #ifdef __x86_64__
     if (isa == ISA_AVX512)
         found = mix_avx512(rows, types, n, count, span, weights, totals, pass_nonfinite, scratch, out, out_type);
@@ -196,14 +201,14 @@ int64_t stockpot_mix(int32_t isa, const void *const *rows, const int32_t *types,
     else
 #endif
         found = mix_any(rows, types, n, count, span, weights, totals, pass_nonfinite, scratch, out, out_type);
-    landing = NULL;
+    END;
     return found;
 }
 
 /* Index of the first element from start to stop that is Inf or NaN; -1 where there is none. */
 int64_t stockpot_first_nonfinite(int32_t isa, const void *row, int32_t type, int64_t start, int64_t stop) {
     int64_t found;
-    RETURN_IF_LOST(here);
+    START;
 #ifdef __x86_64__
     if (isa == ISA_AVX512)
         found = first_nonfinite_avx512(row, type, start, stop);
@@ -212,14 +217,14 @@ int64_t stockpot_first_nonfinite(int32_t isa, const void *row, int32_t type, int
     else
 #endif
         found = first_nonfinite_any(row, type, start, stop);
-    landing = NULL;
+    END;
     return found;
 }
 
 /* Bytes into memory of the caller's own. */
 int32_t stockpot_copy(void *to, const void *from, int64_t bytes) {
-    RETURN_IF_LOST(here);
+    START;
     memcpy(to, from, (size_t)bytes);
-    landing = NULL;
+    END;
     return 0;
 }

@@ -1,0 +1,117 @@
+"""What workers have made, on its way into the sink: one at a time, by whichever worker finds nobody writing.
+
+Writers of one file exclude each other in the system, which lets them spin; here the second leaves its piece to the
+first and goes on computing. No thread of its own, no worker that waits while there is something to compute.
+"""
+
+from __future__ import annotations
+
+import threading
+from collections import deque
+from collections.abc import Callable
+from dataclasses import dataclass, field
+
+import numpy as np
+import xxhash
+from numpy.typing import NDArray
+
+from stockpot.checkpoint import nbytes
+from stockpot.engine._budget import STAGE_BYTES, STAGES
+from stockpot.engine._plan import Plan
+from stockpot.engine._records import Records
+from stockpot.engine._sinks import Sink
+
+
+class Stage:
+    """Memory for a piece of output, used again and again; a larger piece brings memory of its own."""
+
+    def __init__(self) -> None:
+        self.data: NDArray[np.uint8] = np.empty(STAGE_BYTES, dtype=np.uint8)
+        self.address: int = self.data.ctypes.data
+
+
+@dataclass(frozen=True, slots=True)
+class _Piece:
+    slot: int
+    offset: int
+    data: memoryview
+    stage: Stage | None
+
+
+@dataclass(slots=True)
+class _SlotState:
+    """The digest of a tensor, taken over its bytes in order."""
+
+    digest: xxhash.xxh3_128 = field(default_factory=xxhash.xxh3_128)
+    next_byte: int = 0
+    waiting: dict[int, bytes] = field(default_factory=dict)
+
+
+class Output:
+    """Pieces of tensors in any order, from several threads. ``pause`` waits a moment, or raises when all is over."""
+
+    def __init__(self, plan: Plan, sink: Sink, records: Records, pause: Callable[[threading.Condition], None]) -> None:
+        self._plan = plan
+        self._sink = sink
+        self._records = records
+        self._pause = pause
+        self._turn = threading.Condition()
+        self._queue: deque[_Piece] = deque()
+        self._is_writing = False
+        self._free: list[Stage] = []
+        self._made = 0
+        self._most = STAGES * plan.budget.workers
+        self._slots: dict[int, _SlotState] = {}
+
+    def stage(self) -> Stage:
+        """Memory for a piece, given back by ``put``."""
+        with self._turn:
+            while not self._free and self._made >= self._most:
+                self._pause(self._turn)
+            if self._free:
+                return self._free.pop()
+            self._made += 1
+        return Stage()
+
+    def put(self, slot: int, offset: int, data: memoryview, stage: Stage | None) -> None:
+        """Bytes of a tensor, which belong to this object from now on."""
+        with self._turn:
+            while len(self._queue) >= self._most:
+                self._pause(self._turn)
+            self._queue.append(_Piece(slot, offset, data, stage))
+            if self._is_writing:
+                return
+            self._is_writing = True
+        while (piece := self._next()) is not None:
+            self._write(piece)
+            if piece.stage is not None:
+                with self._turn:
+                    self._free.append(piece.stage)
+                    self._turn.notify()
+
+    def _next(self) -> _Piece | None:
+        with self._turn:
+            if self._queue:
+                return self._queue.popleft()
+            self._is_writing = False
+            return None
+
+    def _write(self, piece: _Piece) -> None:
+        """One writer at a time gets here, so that nothing below needs a lock."""
+        slot = self._plan.slots[piece.slot]
+        if len(piece.data):
+            self._sink.write(slot, piece.offset, piece.data)
+        state = self._slots.setdefault(piece.slot, _SlotState())
+        if state.next_byte != piece.offset:
+            state.waiting[piece.offset] = bytes(piece.data)
+            return
+        part: memoryview | bytes | None = piece.data
+        while part is not None:
+            state.digest.update(part)
+            state.next_byte += len(part)
+            part = state.waiting.pop(state.next_byte, None)
+        if state.next_byte == nbytes(slot.dtype, slot.shape):
+            digest = state.digest.hexdigest()
+            self._records.add_digest(slot.name, digest)
+            self._sink.finish(slot, digest)
+            del self._slots[piece.slot]
