@@ -1,8 +1,17 @@
-"""``python -m stockpot``."""
+"""``python -m stockpot``, and the program ``stockpot``."""
 
+import signal
 import sys
 
-from stockpot.cli import main
+
+def program() -> int:
+    """Load the command line and run it; while it loads, Ctrl-C ends the process at once (see ``cli._signals``)."""
+    previous = signal.signal(signal.SIGINT, signal.SIG_DFL)
+    from stockpot.cli import main
+
+    signal.signal(signal.SIGINT, previous)
+    return main()
+
 
 if __name__ == "__main__":
-    sys.exit(main())
+    sys.exit(program())

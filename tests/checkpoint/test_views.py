@@ -53,7 +53,7 @@ def test_a_dropped_view_can_be_looked_at_again(tmp_path: Path) -> None:
     before = resident()
     total = int(view.data.sum(dtype=np.int64))
     assert resident() - before > info.nbytes // 2
-    checkpoint.drop_view(info, 0, info.nbytes)
+    checkpoint.drop_views([info])
     assert resident() - before < info.nbytes // 4
     assert int(view.data.sum(dtype=np.int64)) == total
 

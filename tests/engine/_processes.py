@@ -41,7 +41,8 @@ def command(*arguments: str | Path) -> list[str]:
 @contextlib.contextmanager
 def started(arguments: Sequence[str]) -> Iterator[subprocess.Popen[str]]:
     """A process that does not outlive the test."""
-    with subprocess.Popen(arguments, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True) as process:
+    slow = {**os.environ, "STOCKPOT_NATIVE": "any"}  # plain C: a merge of some 100 MB then takes a second
+    with subprocess.Popen(arguments, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, env=slow) as process:
         try:
             yield process
         finally:

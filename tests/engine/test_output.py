@@ -71,7 +71,7 @@ def test_any_order_from_any_thread(plan: Plan, seed: int) -> None:
             stages.add(id(stage))
             part = stage.data[:PIECE]
             part[:] = np.frombuffer(content, np.uint8, PIECE, place * PIECE)
-            output.put(0, place * PIECE, part.data, stage)
+            output.put((0,), place * PIECE, part.data, stage)
 
     threads = [threading.Thread(target=work, args=(places[n::3],)) for n in range(3)]
     for thread in threads:

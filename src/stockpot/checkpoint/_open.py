@@ -83,9 +83,14 @@ class Checkpoint:
         """Bytes of a dense tensor where the page cache holds them; None where they must be read."""
         return self.pool.view(info.file, info.offset + start, size)
 
-    def drop_view(self, info: TensorInfo, start: int, size: int) -> None:
-        """A viewed range is not needed for now."""
-        self.pool.drop_view(info.file, info.offset + start, size)
+    def drop_views(self, infos: Sequence[TensorInfo]) -> None:
+        """Viewed tensors are not needed for now. What lies between those of one file goes with them, to come back."""
+        ranges: dict[int, tuple[int, int]] = {}
+        for info in infos:
+            start, stop = ranges.get(info.file, (info.offset, 0))
+            ranges[info.file] = min(start, info.offset), max(stop, info.offset + info.nbytes)
+        for file, (start, stop) in ranges.items():
+            self.pool.drop_view(file, start, stop - start)
 
     def close(self) -> None:
         """Close its files."""
@@ -185,11 +190,12 @@ def _open_indexed(ref: str, folder: Path, index: Path) -> Checkpoint:
         _check_shard_name(shard, folder, index)
     checkpoint = _open_files(ref, folder, [folder / shard for shard in shards])
     known = {**{name: name for name in checkpoint.tensors}, **checkpoint.aliases}
+    places = {shard: str(folder / shard) for shard in shards}
     problems = []
     for name, shard in weight_map.items():
         if name not in known:
             problems.append(f"{name}: not in {shard}")
-        elif Path(checkpoint.file_of(known[name])) != folder / shard:
+        elif checkpoint.file_of(known[name]) != places[shard]:
             problems.append(f"{name}: said to be in {shard}, found in {checkpoint.file_of(known[name])}")
     problems += [f"{name}: in a shard but not in the index" for name in known if name not in weight_map]
     if problems:

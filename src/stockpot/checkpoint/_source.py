@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -55,5 +55,5 @@ class Source(Protocol):
     def view(self, info: TensorInfo, start: int, size: int) -> View | None:
         """Bytes of a dense tensor where they are, without a copy; None where they must be read."""
 
-    def drop_view(self, info: TensorInfo, start: int, size: int) -> None:
-        """A viewed range is not needed for now: it need not stay in this process's memory."""
+    def drop_views(self, infos: Sequence[TensorInfo]) -> None:
+        """What was viewed of these tensors is not needed for now, and need not stay in this process's memory."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import os
 import signal
 import sys
@@ -52,6 +53,10 @@ def root(
 _ClickUsageError: Any = typer.BadParameter.__mro__[1]
 
 
+GARBAGE = 50_000
+"""New objects after which Python looks for cycles: a plan is many objects and no cycles."""
+
+
 class _TerminatedError(BaseException):
     """SIGTERM arrived."""
 
@@ -66,7 +71,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
     verbose = "-v" in given or "--verbose" in given
     # numpy's own threads serve no matrix of a few rows, and cost time at both ends of the program.
     os.environ.setdefault("OPENBLAS_NUM_THREADS", "1")
-    previous = signal.signal(signal.SIGTERM, _on_sigterm)
+    previous, collecting = signal.signal(signal.SIGTERM, _on_sigterm), gc.get_threshold()
+    gc.set_threshold(GARBAGE, *collecting[1:])
     try:
         return _run(given)
     except errors.StockpotError as error:
@@ -89,6 +95,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         failure.__cause__ = error
     finally:
         signal.signal(signal.SIGTERM, previous)
+        gc.set_threshold(*collecting)
     if verbose:
         traceback.print_exception(failure)
     _output.print_error(

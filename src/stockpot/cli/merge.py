@@ -7,7 +7,7 @@ from typing import Annotated, Any
 
 import typer
 
-from stockpot.cli import _output
+from stockpot.cli import _output, _signals
 
 Json = Annotated[bool, typer.Option("--json", help="Print one JSON object on stdout.")]
 Quiet = Annotated[bool, typer.Option("--quiet", "-q", help="No messages, no progress.")]
@@ -67,8 +67,11 @@ def merge(
     Either `stockpot merge RECIPE.yaml --out OUT`,
     or `stockpot merge --method model_stock --base BASE FT1 FT2 --out OUT`.
     """
-    from stockpot import _api
-    from stockpot.cli._recipe import recipe_from_arguments
+    with _signals.loading():
+        from stockpot import _api
+        from stockpot.cli._recipe import recipe_from_arguments
+        from stockpot.engine import check_output, write
+        from stockpot.report import merge_summary, plan_table
 
     changes: dict[str, Any] = {
         "granularity": granularity,
@@ -86,9 +89,6 @@ def merge(
     recipe, from_file = recipe_from_arguments(models, method, base, settings or [], changes)
     plan = _api.make(recipe, from_file=from_file, out=out, memory=memory, workers=workers, device=device)
     if dry_run:
-        from stockpot.engine import check_output
-        from stockpot.report import plan_table
-
         check_output(plan, overwrite=overwrite, dry_run=True)
         if json:
             _output.print_object("merge", "planned", plan.warnings, plan.record())
@@ -96,9 +96,6 @@ def merge(
             _output.print_table(plan_table(plan))
         _output.print_warnings(plan.warnings, quiet)
         return
-    from stockpot.engine import write
-    from stockpot.report import merge_summary
-
     _output.print_warnings(plan.warnings, quiet)
     with _output.byte_progress("merging", quiet) as progress:
         result = write(plan, overwrite=overwrite, resume=not no_resume, progress=progress)

@@ -74,7 +74,6 @@ def fit(job: Job, slots: Sequence[Slot], *, memory: int, workers: int | None, de
             "--memory is too small for these inputs", expected=f"at least {-(-(fixed + least) >> 20) + 1}MiB",
             got=f"{memory >> 20}MiB",
         )  # fmt: skip
-    most = max(
-        (count(slot.shape) * element_bytes(slot) + ALIGNMENT * len(slot.sources) for slot in slots), default=least
-    )
+    sizes = [count(slot.shape) * element_bytes(slot) + ALIGNMENT * len(slot.sources) for slot in slots]
+    most = max(max(sizes, default=least), min(sum(sizes), inputs * STAGE_BYTES))
     return Budget(wanted, min(raw, max(most, least)), fixed, device)

@@ -14,11 +14,11 @@ from stockpot.checkpoint import nbytes
 from stockpot.engine._output import Output
 from stockpot.engine._plan import Group, Plan
 from stockpot.engine._records import Records
-from stockpot.engine._schedule import Copy, Measure, Mix, Rows, Task, Whole
+from stockpot.engine._schedule import Copy, Measure, Mix, Rows, Small, Task, Whole
 from stockpot.engine._sinks import Sink
 from stockpot.kernels import catching_lost_pages
 from stockpot.measure import Array
-from stockpot.methods import Mixture
+from stockpot.methods import Mixture, repeated
 
 Progress = Callable[[int, int], None]
 """Called with (bytes done, bytes in all), from one thread."""
@@ -140,6 +140,22 @@ class Run:
             self.records.add(group, mixture)
         return mixture
 
+    def solve_many(self, numbers: Sequence[int], grams: Array | None) -> Array:
+        """Weights of groups that are worked on together, one row for each; recorded."""
+        groups = [self.plan.groups[number] for number in numbers]
+        if grams is None:
+            mixture = repeated(solve(self.plan, groups[0], _NO_GRAM), len(groups))
+        else:
+            self.sink.store_grams(groups, grams)
+            try:
+                mixture = self.plan.job.method(grams, self.plan.job.values)
+            except errors.MethodError:
+                for group, gram in zip(groups, grams, strict=True):
+                    solve(self.plan, group, gram)
+                raise
+        self.records.add_many(groups, mixture)
+        return mixture.weights
+
     def rows_done(self, number: int) -> None:
         """A piece of a row group is through."""
         state = self._groups[number]
@@ -228,6 +244,8 @@ def _work(run: Run, threads: Sequence[threading.Thread], progress: Progress | No
 
 
 def _task_bytes(plan: Plan, task: Task) -> int:
+    if isinstance(task, Small):
+        return sum(info.size_bytes for number in task.slots for _, info in plan.slots[number].sources)
     slot = plan.slots[task.slot]
     if isinstance(task, Whole):
         return sum(info.size_bytes for _, info in slot.sources)

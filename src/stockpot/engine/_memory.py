@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import threading
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -65,7 +65,7 @@ class MemorySource:
         data = tensor.reshape(-1).view(torch.uint8).numpy()[start : start + size]
         return View(data, tensor.data_ptr() + start)
 
-    def drop_view(self, info: TensorInfo, start: int, size: int) -> None:
+    def drop_views(self, infos: Sequence[TensorInfo]) -> None:
         """The memory is its owner's."""
 
 
@@ -81,6 +81,14 @@ class MemorySink:
         flat = self._tensor(slot).flatten().view(torch.uint8)
         flat[offset : offset + len(data)].copy_(torch.frombuffer(data, dtype=torch.uint8))
 
+    def write_many(self, slots: Sequence[Slot], data: memoryview) -> None:
+        """Each into its own."""
+        begin = 0
+        for slot in slots:
+            size = nbytes(slot.dtype, slot.shape)
+            self.write(slot, 0, data[begin : begin + size])
+            begin += size
+
     def finish(self, slot: Slot, digest: str) -> None:
         """An empty tensor has no bytes, but is there."""
         self._tensor(slot)
@@ -92,6 +100,9 @@ class MemorySink:
             return self.tensors[slot.name]
 
     def store_gram(self, group: Group, first_row: int, gram: Array) -> None:
+        """Not kept."""
+
+    def store_grams(self, groups: Sequence[Group], grams: Array) -> None:
         """Not kept."""
 
     def finish_gram(self, group: Group) -> None:

@@ -16,6 +16,7 @@ import xxhash
 from numpy.typing import NDArray
 
 from stockpot.checkpoint import nbytes
+from stockpot.engine._align import Slot
 from stockpot.engine._budget import STAGE_BYTES, STAGES
 from stockpot.engine._plan import Plan
 from stockpot.engine._records import Records
@@ -32,7 +33,9 @@ class Stage:
 
 @dataclass(frozen=True, slots=True)
 class _Piece:
-    slot: int
+    """Bytes of one tensor from ``offset`` on; of several, all their bytes one after the other."""
+
+    slots: tuple[int, ...]
     offset: int
     data: memoryview
     stage: Stage | None
@@ -73,21 +76,25 @@ class Output:
             self._made += 1
         return Stage()
 
-    def put(self, slot: int, offset: int, data: memoryview, stage: Stage | None) -> None:
-        """Bytes of a tensor, which belong to this object from now on."""
+    def give_back(self, stage: Stage) -> None:
+        """Memory that nothing was put from."""
+        with self._turn:
+            self._free.append(stage)
+            self._turn.notify()
+
+    def put(self, slots: tuple[int, ...], offset: int, data: memoryview, stage: Stage | None) -> None:
+        """Bytes of a tensor, or all bytes of several, which belong to this object from now on."""
         with self._turn:
             while len(self._queue) >= self._most:
                 self._pause(self._turn)
-            self._queue.append(_Piece(slot, offset, data, stage))
+            self._queue.append(_Piece(slots, offset, data, stage))
             if self._is_writing:
                 return
             self._is_writing = True
         while (piece := self._next()) is not None:
             self._write(piece)
             if piece.stage is not None:
-                with self._turn:
-                    self._free.append(piece.stage)
-                    self._turn.notify()
+                self.give_back(piece.stage)
 
     def _next(self) -> _Piece | None:
         with self._turn:
@@ -98,10 +105,14 @@ class Output:
 
     def _write(self, piece: _Piece) -> None:
         """One writer at a time gets here, so that nothing below needs a lock."""
-        slot = self._plan.slots[piece.slot]
+        if len(piece.slots) > 1:
+            self._write_many(piece)
+            return
+        number = piece.slots[0]
+        slot = self._plan.slots[number]
         if len(piece.data):
             self._sink.write(slot, piece.offset, piece.data)
-        state = self._slots.setdefault(piece.slot, _SlotState())
+        state = self._slots.setdefault(number, _SlotState())
         if state.next_byte != piece.offset:
             state.waiting[piece.offset] = bytes(piece.data)
             return
@@ -111,7 +122,18 @@ class Output:
             state.next_byte += len(part)
             part = state.waiting.pop(state.next_byte, None)
         if state.next_byte == nbytes(slot.dtype, slot.shape):
-            digest = state.digest.hexdigest()
-            self._records.add_digest(slot.name, digest)
-            self._sink.finish(slot, digest)
-            del self._slots[piece.slot]
+            self._finish(slot, state.digest.hexdigest())
+            del self._slots[number]
+
+    def _write_many(self, piece: _Piece) -> None:
+        slots = [self._plan.slots[number] for number in piece.slots]
+        self._sink.write_many(slots, piece.data)
+        begin = 0
+        for slot in slots:
+            size = nbytes(slot.dtype, slot.shape)
+            self._finish(slot, xxhash.xxh3_128_hexdigest(piece.data[begin : begin + size]))
+            begin += size
+
+    def _finish(self, slot: Slot, digest: str) -> None:
+        self._records.add_digest(slot.name, digest)
+        self._sink.finish(slot, digest)

@@ -2,15 +2,16 @@
 
 from __future__ import annotations
 
+import math
 import threading
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 
 import numpy as np
 
 from stockpot.engine._plan import Group
 from stockpot.measure import Array
-from stockpot.methods import Mixture
+from stockpot.methods import Mixture, repeated
 
 QUANTILES = (0.0, 0.25, 0.5, 0.75, 1.0)
 
@@ -55,17 +56,26 @@ class Records:
 
     def add(self, group: Group, mixture: Mixture) -> None:
         """The coefficients of a whole group."""
-        ratio = None if mixture.ratio is None or np.isnan(mixture.ratio) else float(mixture.ratio)
-        record = GroupRecord(
-            tuple(float(weight) for weight in mixture.weights),
-            ratio,
-            _hits(mixture.clamped),
-            _hits(mixture.fallback),
-            0,
-            None,
-        )
+        self.add_many([group], repeated(mixture, 1))
+
+    def add_many(self, groups: Sequence[Group], mixture: Mixture) -> None:
+        """The coefficients of groups, one row of the mixture for each."""
+        nothing = [None] * len(groups)
+        columns = (mixture.weights, mixture.ratio, mixture.clamped, mixture.fallback)
+        lists = [nothing if column is None else column.tolist() for column in columns]
+        found = {
+            group.name: GroupRecord(
+                tuple(weights),
+                None if ratio is None or math.isnan(ratio) else ratio,
+                int(clamped or 0),
+                int(fallback or 0),
+                0,
+                None,
+            )
+            for group, weights, ratio, clamped, fallback in zip(groups, *lists, strict=True)
+        }
         with self._lock:
-            self.groups[group.name] = record
+            self.groups.update(found)
 
     def add_rows(self, group: Group, first_row: int, mixture: Mixture) -> None:
         """The coefficients of some rows of a group."""

@@ -5,10 +5,11 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
-from stockpot.checkpoint import count, itemsize, nbytes
+from stockpot.checkpoint import TORCH_NAMES, count, itemsize, nbytes
 from stockpot.engine._align import Slot
 from stockpot.engine._budget import STAGE_BYTES, step_elements
 from stockpot.engine._plan import Group, Plan, held_bytes
+from stockpot.kernels import BLOCK, DTYPES_OF_MANY, is_compiled
 
 
 @dataclass(frozen=True, slots=True)
@@ -59,7 +60,18 @@ class Rows:
     stop: int
 
 
-Task = Copy | Whole | Measure | Mix | Rows
+@dataclass(frozen=True, slots=True)
+class Small:
+    """Tensors that are groups of their own, so small that they are worked on together: as ``Whole`` each."""
+
+    slots: tuple[int, ...]
+    groups: tuple[int, ...]
+
+
+Task = Copy | Whole | Measure | Mix | Rows | Small
+SMALL_ELEMENTS = BLOCK
+SMALL_TENSORS = 256
+"""At most, so that both workers have some."""
 
 
 def is_copy(slot: Slot) -> bool:
@@ -87,9 +99,58 @@ def make_tasks(plan: Plan, done: frozenset[str], measured: frozenset[str]) -> li
             tasks += [
                 Mix(number, -1, a, b) for a, b in _pieces(count(slots[number].shape), _piece(plan, slots[number]))
             ]
-    for place, group in enumerate(plan.groups):
-        tasks += _group_tasks(plan, place, group, done, group.name in measured)
+    for places in _gathered(plan, done, measured):
+        if len(places) > 1:
+            tasks.append(Small(tuple(plan.groups[place].slots[0] for place in places), places))
+            continue
+        group = plan.groups[places[0]]
+        tasks += _group_tasks(plan, places[0], group, done, group.name in measured)
     return tasks
+
+
+def _gathered(plan: Plan, done: frozenset[str], measured: frozenset[str]) -> Iterator[tuple[int, ...]]:
+    """Positions of all groups in order, neighbours that are small and alike together."""
+    held: list[int] = []
+    kind: object = None
+    room = tensors = 0
+    for place, group in enumerate(plan.groups):
+        own = None if group.name in measured else _small_kind(plan, group, done)
+        if own is None:
+            if held:
+                yield tuple(held)
+            held, kind = [], None
+            yield (place,)
+            continue
+        slot = plan.slots[group.slots[0]]
+        size = nbytes(slot.dtype, slot.shape)
+        if held and (own != kind or size > room or not tensors):
+            yield tuple(held)
+            held = []
+        if not held:
+            kind, room, tensors = own, min(STAGE_BYTES, plan.budget.raw_bytes // len(slot.sources)), SMALL_TENSORS
+        held.append(place)
+        room -= size
+        tensors -= 1
+    if held:
+        yield tuple(held)
+
+
+def _small_kind(plan: Plan, group: Group, done: frozenset[str]) -> object:
+    """What small tensors must share to be worked on together; None for others."""
+    slot = plan.slots[group.slots[0]]
+    dtypes = tuple(TORCH_NAMES.get(info.dtype) for _, info in slot.sources)
+    fits = (
+        plan.budget.device == "cpu"
+        and is_compiled()
+        and len(group.slots) == 1
+        and not group.rows
+        and slot.name not in done
+        and 0 < count(slot.shape) <= SMALL_ELEMENTS
+        and {*dtypes, TORCH_NAMES.get(slot.dtype)} <= {*DTYPES_OF_MANY}
+        and all(info.strides is None for _, info in slot.sources)
+        and not plan.job.recipe.allow_nonfinite
+    )
+    return (dtypes, slot.dtype) if fits else None
 
 
 def _group_tasks(plan: Plan, place: int, group: Group, done: frozenset[str], measured: bool) -> Iterator[Task]:

@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Protocol
 
 import numpy as np
 
-from stockpot.checkpoint import OutFile, Spec, Staging
+from stockpot.checkpoint import OutFile, Spec, Staging, nbytes
 from stockpot.engine._align import Slot
 from stockpot.engine._plan import Group, Plan
 from stockpot.measure import Array, pack, unpack
@@ -19,11 +19,17 @@ class Sink(Protocol):
     def write(self, slot: Slot, offset: int, data: memoryview) -> None:
         """Bytes of a tensor, from its byte ``offset`` on."""
 
+    def write_many(self, slots: Sequence[Slot], data: memoryview) -> None:
+        """All bytes of tensors, one after the other."""
+
     def finish(self, slot: Slot, digest: str) -> None:
         """All bytes of a tensor were written."""
 
     def store_gram(self, group: Group, first_row: int, gram: Array) -> None:
         """Inner products of a group, or of some of its rows."""
+
+    def store_grams(self, groups: Sequence[Group], grams: Array) -> None:
+        """All inner products of groups, one matrix for each."""
 
     def finish_gram(self, group: Group) -> None:
         """All inner products of a group were stored."""
@@ -35,10 +41,16 @@ class NullSink:
     def write(self, slot: Slot, offset: int, data: memoryview) -> None:
         """Forget the bytes."""
 
+    def write_many(self, slots: Sequence[Slot], data: memoryview) -> None:
+        """Forget the bytes."""
+
     def finish(self, slot: Slot, digest: str) -> None:
         """Nothing to do."""
 
     def store_gram(self, group: Group, first_row: int, gram: Array) -> None:
+        """Forget the inner products."""
+
+    def store_grams(self, groups: Sequence[Group], grams: Array) -> None:
         """Forget the inner products."""
 
     def finish_gram(self, group: Group) -> None:
@@ -60,6 +72,21 @@ class StagingSink:
         file, begin = self._places[slot.name]
         self._staging.write(file, begin + offset, data)
 
+    def write_many(self, slots: Sequence[Slot], data: memoryview) -> None:
+        sizes = [nbytes(slot.dtype, slot.shape) for slot in slots]
+        self._write_runs([self._places[slot.name] for slot in slots], sizes, data)
+
+    def _write_runs(self, places: Sequence[tuple[str, int]], sizes: Sequence[int], data: memoryview) -> None:
+        """What lies side by side in a file is written at once."""
+        begin = end = 0
+        start = places[0]
+        for place, size in zip(places, sizes, strict=True):
+            if place != (start[0], start[1] + end - begin):
+                self._staging.write(*start, data[begin:end])
+                begin, start = end, place
+            end += size
+        self._staging.write(*start, data[begin:end])
+
     def finish(self, slot: Slot, digest: str) -> None:
         self._staging.finish({"tensor": slot.name, "digest": digest})
 
@@ -69,6 +96,15 @@ class StagingSink:
         packed = pack(gram)
         offset = self._geometry.offsets[group.name] + first_row * packed.shape[-1] * 8
         self._staging.write(GEOMETRY, offset, memoryview(packed.tobytes()))
+
+    def store_grams(self, groups: Sequence[Group], grams: Array) -> None:
+        if self._geometry is None:
+            return
+        packed = pack(grams)
+        places = [(GEOMETRY, self._geometry.offsets[group.name]) for group in groups]
+        self._write_runs(places, [packed.shape[-1] * 8] * len(places), memoryview(packed.tobytes()))
+        for group in groups:
+            self._staging.finish({"gram": group.name})
 
     def finish_gram(self, group: Group) -> None:
         if self._geometry is not None:

@@ -239,11 +239,10 @@ def _recompute(path: Path, record: _Record, fraction: float, problems: list[str]
 
 def _sample(plan: Plan, fraction: float) -> tuple[list[Task], list[str]]:
     """Tasks and tensors of a seeded sample of groups; a tensor without a group counts as one."""
-    tasks = make_tasks(plan, frozenset(), frozenset())
-    group_of = {number: f"group {place}" for place, group in enumerate(plan.groups) for number in group.slots}
-    keys = list(dict.fromkeys(group_of.get(task.slot, f"tensor {task.slot}") for task in tasks))
-    count = max(1, round(fraction * len(keys)))
-    chosen = set(random.Random(plan.key).sample(keys, count))
-    kept = [task for task in tasks if group_of.get(task.slot, f"tensor {task.slot}") in chosen]
-    # Tickets count within a group, and groups are kept whole, so that sums are added as in the merge.
-    return kept, list(dict.fromkeys(plan.slots[task.slot].name for task in kept))
+    grouped = {number for group in plan.groups for number in group.slots}
+    units = [group.slots for group in plan.groups] + [(n,) for n in range(len(plan.slots)) if n not in grouped]
+    chosen = random.Random(plan.key).sample(units, max(1, round(fraction * len(units)))) if units else []
+    # Groups are kept whole, so that sums are added as in the merge.
+    names = {plan.slots[number].name for unit in chosen for number in unit}
+    others = frozenset(slot.name for slot in plan.slots) - names
+    return make_tasks(plan, others, frozenset()), [slot.name for slot in plan.slots if slot.name in names]

@@ -7,23 +7,26 @@ from collections.abc import Iterator
 import numpy as np
 
 from stockpot import errors
-from stockpot.checkpoint import TORCH_NAMES, Source, TensorInfo, View, count, is_mergeable, itemsize, nbytes
+from stockpot.checkpoint import TORCH_NAMES, TensorInfo, View, count, is_mergeable, itemsize, nbytes
 from stockpot.engine._align import Slot, source_path
 from stockpot.engine._budget import ALIGNMENT, STAGE_BYTES, row_elements
 from stockpot.engine._execute import Bytes, Cancelled, Run
-from stockpot.engine._schedule import Copy, Measure, Mix, Rows, Task, Whole
+from stockpot.engine._schedule import Copy, Measure, Mix, Rows, Small, Task, Whole
 from stockpot.kernels import (
     BLOCK,
     LostPagesError,
+    Many,
     NonFiniteInputError,
     OverflowedError,
     Row,
     cut,
     first_nonfinite,
     gram_blocks,
+    gram_many,
     gram_rows,
     is_compiled,
     mix,
+    mix_many,
 )
 from stockpot.measure import Array
 from stockpot.methods import Mixture
@@ -44,11 +47,16 @@ class Worker:
         self.allow = run.plan.job.recipe.allow_nonfinite
         self.raw_gram = run.plan.job.method.needs == "raw_gram"
         self.views = self.device == "cpu" and is_compiled()
-        self.viewed: list[tuple[Source, TensorInfo, int, int]] = []
+        self.viewed: dict[int, list[TensorInfo]] = {}
         self.viewed_bytes = 0
 
     def do(self, task: Task) -> None:
         """Dispatch on the kind of task."""
+        if isinstance(task, Small):
+            if not self.small(task):
+                for number, group in zip(task.slots, task.groups, strict=True):
+                    self.do(Whole(number, group))
+            return
         slot = self.plan.slots[task.slot]
         try:
             if isinstance(task, Copy):
@@ -66,8 +74,7 @@ class Worker:
         except LostPagesError:
             raise self.lost(slot) from None
         finally:
-            if self.viewed_bytes > DROP_BYTES:
-                self.drop_views()
+            self.drop_views()
 
     def copy(self, task: Copy, slot: Slot) -> None:
         """Copy bytes of the first source; the others must be equal to it."""
@@ -88,7 +95,7 @@ class Worker:
             at = first_nonfinite(Row(TORCH_NAMES[slot.dtype], kept))
             if at >= 0:
                 raise self.nonfinite(slot, NonFiniteInputError(0, task.start // itemsize(slot.dtype) + at), 0)
-        self.run.output.put(task.slot, task.start, kept.data, stage)
+        self.run.output.put((task.slot,), task.start, kept.data, stage)
         self.run.count_bytes(size * len(slot.sources), size * len(slot.sources))
 
     def read_bytes(self, source: tuple[int, TensorInfo], start: int, size: int, room: Bytes) -> Bytes:
@@ -119,18 +126,20 @@ class Worker:
         return dense
 
     def drop_views(self) -> None:
-        """Views are part of our resident memory until they are dropped."""
-        for source, info, start, size in self.viewed:
-            source.drop_view(info, start, size)
+        """Views are part of our resident memory until they are dropped, some of them together."""
+        if self.viewed_bytes < DROP_BYTES:
+            return
+        for number, infos in self.viewed.items():
+            self.plan.inputs.checkpoints[number].drop_views(infos)
         self.viewed.clear()
         self.viewed_bytes = 0
 
-    def view(self, source: Source, info: TensorInfo, start: int, size: int) -> View | None:
+    def view(self, number: int, info: TensorInfo, start: int, size: int) -> View | None:
         """Bytes where the page cache holds them, for the C program."""
-        found = source.view(info, start, size) if self.views else None
+        found = self.plan.inputs.checkpoints[number].view(info, start, size) if self.views else None
         if found is None or found.address % itemsize(info.dtype):
             return None
-        self.viewed.append((source, info, start, size))
+        self.viewed.setdefault(number, []).append(info)
         self.viewed_bytes += size
         return found
 
@@ -145,7 +154,7 @@ class Worker:
             if info.strides is not None:
                 part = self.gather(source, stop * item == info.size_bytes)[start * item : stop * item]
                 row = Row(TORCH_NAMES[info.dtype], part)
-            elif (view := self.view(self.plan.inputs.checkpoints[number], info, start * item, size)) is not None:
+            elif (view := self.view(number, info, start * item, size)) is not None:
                 row = Row(TORCH_NAMES[info.dtype], *view)
             else:
                 part = self.raw[place : place + size]
@@ -168,6 +177,38 @@ class Worker:
         for start, stop in self.output_pieces(slot):
             self.write_mixed(task.slot, slot, cut(rows, start, stop), mixture, start)
         self.run.count_bytes(0, size - size // 2)
+
+    def small(self, task: Small) -> bool:
+        """Tensors together, in few calls; False, with nothing done, where they must be worked on one by one."""
+        slots = [self.plan.slots[number] for number in task.slots]
+        dtypes = tuple(TORCH_NAMES[info.dtype] for _, info in slots[0].sources)
+        addresses = np.empty((len(slots), len(dtypes)), dtype=np.uint64)
+        try:
+            for place, slot in enumerate(slots):
+                for column, (number, info) in enumerate(slot.sources):
+                    view = self.view(number, info, 0, info.nbytes)
+                    if view is None:
+                        return False
+                    addresses[place, column] = view.address
+            counts = np.array([count(slot.shape) for slot in slots], dtype=np.int64)
+            many = Many(dtypes, addresses, counts)
+            grams = gram_many(many, raw=self.raw_gram) if self.plan.job.method.uses_gram else None
+            if grams is None and self.plan.job.method.uses_gram:
+                return False
+            weights = self.run.solve_many(task.groups, grams)
+            stage = self.run.output.stage()
+            if not mix_many(many, weights, TORCH_NAMES[slots[0].dtype], stage.address):
+                self.run.output.give_back(stage)
+                return False
+        except LostPagesError:
+            return False
+        finally:
+            self.drop_views()
+        size = sum(nbytes(slot.dtype, slot.shape) for slot in slots)
+        self.run.output.put(task.slots, 0, stage.data[:size].data, stage)
+        read = sum(info.nbytes for slot in slots for _, info in slot.sources)
+        self.run.count_bytes(read, read)
+        return True
 
     def gram(self, rows: list[Row]) -> Array:
         """Inner products of blocks, as the method needs them."""
@@ -237,7 +278,7 @@ class Worker:
             ) from None
         if target is not out:
             out.tensor().copy_(target.tensor())
-        self.run.output.put(number, start * itemsize(slot.dtype), kept.data, stage)
+        self.run.output.put((number,), start * itemsize(slot.dtype), kept.data, stage)
 
     def count(self, slot: Slot, task: Measure | Mix | Rows) -> None:
         """Progress of one piece."""

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from stockpot.kernels._constants import BLOCK, CHUNK, DTYPES, ITEMSIZE, LARGEST
+from stockpot.kernels._many import DTYPES_OF_MANY, Many, gram_many, mix_many
 from stockpot.kernels._native import LostPagesError, catching_lost_pages
 from stockpot.kernels._rows import (
     NonFiniteInputError,
@@ -20,9 +21,11 @@ __all__ = [
     "BLOCK",
     "CHUNK",
     "DTYPES",
+    "DTYPES_OF_MANY",
     "ITEMSIZE",
     "LARGEST",
     "LostPagesError",
+    "Many",
     "NonFiniteInputError",
     "OverflowedError",
     "Row",
@@ -30,7 +33,9 @@ __all__ = [
     "cut",
     "first_nonfinite",
     "gram_blocks",
+    "gram_many",
     "gram_rows",
     "is_compiled",
     "mix",
+    "mix_many",
 ]

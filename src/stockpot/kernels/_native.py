@@ -20,6 +20,9 @@ from stockpot.kernels._constants import DTYPES
 if TYPE_CHECKING:
     from stockpot.kernels._rows import Row
 
+Addresses = NDArray[np.uint64]
+Counts = NDArray[np.int64]
+
 SWITCH = "STOCKPOT_NATIVE"
 """Environment: ``0`` leaves the C program out; ``any``, ``avx2`` or ``avx512`` choose its instruction set."""
 _NUMBERS = {dtype: number for number, dtype in enumerate(DTYPES)}
@@ -50,6 +53,14 @@ def library() -> ctypes.CDLL | None:
     found.stockpot_mix.restype = _LONG
     found.stockpot_first_nonfinite.argtypes = (_INT, _POINTER, _INT, _LONG, _LONG)
     found.stockpot_first_nonfinite.restype = _LONG
+    found.stockpot_gram_many.argtypes = (
+        _INT, _POINTER, _POINTER, _LONG, _LONG, _POINTER, _INT, _POINTER, _POINTER
+    )  # fmt: skip
+    found.stockpot_gram_many.restype = _INT
+    found.stockpot_mix_many.argtypes = (
+        _INT, _POINTER, _POINTER, _LONG, _LONG, _POINTER, _POINTER, _POINTER, _POINTER, _POINTER, _INT
+    )  # fmt: skip
+    found.stockpot_mix_many.restype = _LONG
     found.stockpot_copy.argtypes, found.stockpot_copy.restype = (_POINTER, _POINTER, _LONG), _INT
     found.stockpot_catch_lost_pages.argtypes, found.stockpot_catch_lost_pages.restype = (_INT,), None
     return found
@@ -166,6 +177,38 @@ def mix(
     found: int = _loaded().stockpot_mix(
         instruction_set(), *_inputs(rows), n, len(out), span, weights.ctypes.data, totals.ctypes.data,
         pass_nonfinite, ctypes.addressof(scratch), _address(out), _NUMBERS[out.dtype],
+    )  # fmt: skip
+    return _require(found)
+
+
+def gram_many(dtypes: Sequence[str], addresses: Addresses, counts: Counts, raw: bool) -> NDArray[np.float64]:
+    """Inner products of each tensor (of at most BLOCK elements): addresses of shape (tensors, inputs)."""
+    tensors, n = addresses.shape
+    out = np.empty((tensors, n, n))
+    types = np.array([_NUMBERS[dtype] for dtype in dtypes], dtype=np.int32)
+    lost = _loaded().stockpot_gram_many(
+        instruction_set(), addresses.ctypes.data, types.ctypes.data, n, tensors, counts.ctypes.data, raw,
+        ctypes.addressof(_scratch(n)), out.ctypes.data,
+    )  # fmt: skip
+    _require(lost)
+    return out
+
+
+def mix_many(
+    dtypes: Sequence[str],
+    addresses: Addresses,
+    counts: Counts,
+    weights: NDArray[np.float64],
+    totals: NDArray[np.float64],
+    out_dtype: str,
+    out_address: int,
+) -> int:
+    """Linear combinations one after the other into memory; -1, or the first tensor with something not finite."""
+    tensors, n = addresses.shape
+    types = np.array([_NUMBERS[dtype] for dtype in dtypes], dtype=np.int32)
+    found: int = _loaded().stockpot_mix_many(
+        instruction_set(), addresses.ctypes.data, types.ctypes.data, n, tensors, counts.ctypes.data,
+        weights.ctypes.data, totals.ctypes.data, ctypes.addressof(_scratch(n)), out_address, _NUMBERS[out_dtype],
     )  # fmt: skip
     return _require(found)
 

@@ -152,10 +152,13 @@ def _spans(rows: Sequence[Row], span: int, raw: bool, allow_nonfinite: bool) -> 
         total = grams.sum()
     if wide or not math.isfinite(total):
         _repair(grams, rows, span, raw, allow_nonfinite, wide)
-    if not raw:
-        # The rows hold w_0 - w_i; inner products with w_0 change sign for w_i - w_0.
-        np.negative(grams[..., 0, 1:], out=grams[..., 0, 1:])
-        np.negative(grams[..., 1:, 0], out=grams[..., 1:, 0])
+    return grams if raw else minus_differences(grams)
+
+
+def minus_differences(grams: NDArray[np.float64]) -> NDArray[np.float64]:
+    """The programs work on w_0 - w_i; inner products with w_0 change sign for w_i - w_0."""
+    np.negative(grams[..., 0, 1:], out=grams[..., 0, 1:])
+    np.negative(grams[..., 1:, 0], out=grams[..., 1:, 0])
     return grams
 
 
@@ -211,7 +214,7 @@ def mix(
     Cost: one read of the rows, one write; where the result lies next to half-way between two values, two reads.
     """
     table = np.ascontiguousarray(weights, dtype=np.float64).reshape(-1, len(rows))
-    totals = np.array([_total(one, exact=out.dtype == "float64") for one in table.tolist()]).reshape(-1, 2)
+    totals = totals_of(table, out.dtype)
     span = columns or max(len(out), 1)
     at = int(_program(rows).mix(rows, table, totals, span, out, pass_nonfinite))
     if at < 0:
@@ -220,6 +223,11 @@ def mix(
         if first_nonfinite(row.cut(at, at + 1)) >= 0:
             raise NonFiniteInputError(source, at)
     raise OverflowedError(at)
+
+
+def totals_of(table: NDArray[np.float64], out_dtype: str) -> NDArray[np.float64]:
+    """The sum of each row of weights, high and low part."""
+    return np.array([_total(one, exact=out_dtype == "float64") for one in table.tolist()]).reshape(-1, 2)
 
 
 def _total(weights: Sequence[float], exact: bool) -> tuple[float, float]:

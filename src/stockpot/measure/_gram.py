@@ -44,7 +44,8 @@ def mean_cosine(gram: Array) -> Array:
     """
     pairs = cosines(gram)
     first, second = np.triu_indices(pairs.shape[-1], k=1)
-    return np.asarray(pairs[..., first, second].mean(axis=-1))
+    # Contiguous, so that numpy adds in one order whether the matrix came alone or in a stack.
+    return np.asarray(np.ascontiguousarray(pairs[..., first, second]).mean(axis=-1))
 
 
 def is_frozen(gram: Array) -> NDArray[np.bool_]:

@@ -9,7 +9,7 @@ from functools import cache
 from importlib.metadata import entry_points
 
 from stockpot import errors
-from stockpot.methods._base import Method, Mixture, Parameter, PerModel, check_value, coefficients
+from stockpot.methods._base import Method, Mixture, Parameter, PerModel, check_value, coefficients, repeated
 from stockpot.methods._linear import linear, task_arithmetic, wise_ft
 from stockpot.methods._model_stock import model_stock
 from stockpot.methods._slerp import slerp
@@ -25,6 +25,7 @@ __all__ = [
     "get_method",
     "linear",
     "model_stock",
+    "repeated",
     "slerp",
     "task_arithmetic",
     "wise_ft",

@@ -44,6 +44,15 @@ class Mixture:
     fallback: NDArray[np.bool_] | None = None
 
 
+def repeated(mixture: Mixture, times: int) -> Mixture:
+    """The same answer for that many groups."""
+
+    def each(values: NDArray[Any] | None) -> Any:
+        return None if values is None else np.repeat(np.asarray(values)[None], times, axis=0)
+
+    return Mixture(each(mixture.weights), each(mixture.ratio), each(mixture.clamped), each(mixture.fallback))
+
+
 @dataclass(frozen=True)
 class Parameter:
     """One parameter of a method, read from its signature."""

@@ -168,19 +168,19 @@ enum { LOST = -2 };
     atomic_signal_fence(memory_order_seq_cst);                                                                       \
     landing = NULL
 
+#ifdef __x86_64__
+#define CALL(name, ...)                                                                                              \
+    (isa == ISA_AVX512 ? name##_avx512(__VA_ARGS__) : isa == ISA_AVX2 ? name##_avx2(__VA_ARGS__) : name##_any(__VA_ARGS__))
+#else
+#define CALL(name, ...) ((void)isa, name##_any(__VA_ARGS__))
+#endif
+
 /* Inner products of w_0 and w_0 - w_i (raw: of all w_i), for every `span` elements (at most 2^16; the last span may
  * be shorter): out[span][n][n]. With `zero_nonfinite`, what is not finite counts as zero. */
 int32_t stockpot_gram(int32_t isa, const void *const *rows, const int32_t *types, int64_t n, int64_t count,
                       int64_t span, int32_t raw, int32_t zero_nonfinite, double *scratch, double *out) {
     START;
-#ifdef __x86_64__
-    if (isa == ISA_AVX512)
-        gram_avx512(rows, types, n, count, span, raw, zero_nonfinite, scratch, out);
-    else if (isa == ISA_AVX2)
-        gram_avx2(rows, types, n, count, span, raw, zero_nonfinite, scratch, out);
-    else
-#endif
-        gram_any(rows, types, n, count, span, raw, zero_nonfinite, scratch, out);
+    CALL(gram, rows, types, n, count, span, raw, zero_nonfinite, scratch, out);
     END;
     return 0;
 }
@@ -191,32 +191,45 @@ int32_t stockpot_gram(int32_t isa, const void *const *rows, const int32_t *types
 int64_t stockpot_mix(int32_t isa, const void *const *rows, const int32_t *types, int64_t n, int64_t count, int64_t span,
                      const double *weights, const double *totals, int32_t pass_nonfinite, double *scratch, void *out,
                      int32_t out_type) {
-    int64_t found;
     START;
-#ifdef __x86_64__
-    if (isa == ISA_AVX512)
-        found = mix_avx512(rows, types, n, count, span, weights, totals, pass_nonfinite, scratch, out, out_type);
-    else if (isa == ISA_AVX2)
-        found = mix_avx2(rows, types, n, count, span, weights, totals, pass_nonfinite, scratch, out, out_type);
-    else
-#endif
-        found = mix_any(rows, types, n, count, span, weights, totals, pass_nonfinite, scratch, out, out_type);
+    int64_t found = CALL(mix, rows, types, n, count, span, weights, totals, pass_nonfinite, scratch, out, out_type);
+    END;
+    return found;
+}
+
+/* The same for many small tensors (of at most 2^16 elements) in one call: rows[tensor][n], counts[tensor];
+ * out[tensor][n][n]. */
+int32_t stockpot_gram_many(int32_t isa, const void *const *rows, const int32_t *types, int64_t n, int64_t tensors,
+                           const int64_t *counts, int32_t raw, double *scratch, double *out) {
+    START;
+    for (int64_t t = 0; t < tensors; t++)
+        CALL(gram, rows + t * n, types, n, counts[t], counts[t], raw, 0, scratch, out + t * n * n);
+    END;
+    return 0;
+}
+
+/* weights[tensor][n], totals[tensor][2]; outputs one after the other. Returns -1, or the number of the first tensor in
+ * which something is not finite. */
+int64_t stockpot_mix_many(int32_t isa, const void *const *rows, const int32_t *types, int64_t n, int64_t tensors,
+                          const int64_t *counts, const double *weights, const double *totals, double *scratch, void *out,
+                          int32_t out_type) {
+    char *to = out;
+    int64_t found = -1;
+    START;
+    for (int64_t t = 0; t < tensors && found < 0; t++) {
+        if (CALL(mix, rows + t * n, types, n, counts[t], counts[t], weights + t * n, totals + t * 2, 0, scratch, to,
+                 out_type) >= 0)
+            found = t;
+        to += counts[t] * size_of(out_type);
+    }
     END;
     return found;
 }
 
 /* Index of the first element from start to stop that is Inf or NaN; -1 where there is none. */
 int64_t stockpot_first_nonfinite(int32_t isa, const void *row, int32_t type, int64_t start, int64_t stop) {
-    int64_t found;
     START;
-#ifdef __x86_64__
-    if (isa == ISA_AVX512)
-        found = first_nonfinite_avx512(row, type, start, stop);
-    else if (isa == ISA_AVX2)
-        found = first_nonfinite_avx2(row, type, start, stop);
-    else
-#endif
-        found = first_nonfinite_any(row, type, start, stop);
+    int64_t found = CALL(first_nonfinite, row, type, start, stop);
     END;
     return found;
 }
