@@ -117,11 +117,11 @@ FN __m256i NAME(q_halves)(Q a, int type) {
     __m512i up = _mm512_add_epi32(_mm512_and_si512(_mm512_srli_epi32(bits, 16), one), _mm512_set1_epi32(0x7fff));
     return _mm512_cvtepi32_epi16(_mm512_srli_epi32(_mm512_add_epi32(bits, up), 16));
 }
-/* Rounds both; puts the first; whether they are the same. */
-FN int NAME(q_put_same)(uint16_t *p, Q a, Q b, int type) {
-    __m256i halves = NAME(q_halves)(a, type), differs = _mm256_xor_si256(halves, NAME(q_halves)(b, type));
+/* Rounds both; puts the first; a bit for each lane in which they differ. */
+FN uint32_t NAME(q_put)(uint16_t *p, Q a, Q b, int type) {
+    __m256i halves = NAME(q_halves)(a, type);
     _mm256_storeu_si256((__m256i *)p, halves);
-    return _mm256_testz_si256(differs, differs);
+    return _mm256_cmpneq_epi16_mask(halves, NAME(q_halves)(b, type));
 }
 
 #elif ISA == ISA_AVX2
@@ -223,10 +223,10 @@ FN __m128i NAME(q_halves)(Q a, int type) {
     bits = _mm256_srli_epi32(_mm256_add_epi32(bits, up), 16);
     return _mm_packus_epi32(_mm256_castsi256_si128(bits), _mm256_extracti128_si256(bits, 1));
 }
-FN int NAME(q_put_same)(uint16_t *p, Q a, Q b, int type) {
-    __m128i halves = NAME(q_halves)(a, type), differs = _mm_xor_si128(halves, NAME(q_halves)(b, type));
+FN uint32_t NAME(q_put)(uint16_t *p, Q a, Q b, int type) {
+    __m128i halves = NAME(q_halves)(a, type), same = _mm_cmpeq_epi16(halves, NAME(q_halves)(b, type));
     _mm_storeu_si128((__m128i *)p, halves);
-    return _mm_testz_si128(differs, differs);
+    return 0xff & ~(uint32_t)_mm_movemask_epi8(_mm_packs_epi16(same, same));
 }
 
 #else
@@ -307,8 +307,8 @@ FN Q NAME(q_where_positive)(Q a, Q c) { return c > 0.0f ? a : 0.0f; }
 FN Q NAME(q_from)(const uint16_t *p, int type) {
     return (float)(type == FP16 ? NAME(from_fp16)(p) : NAME(from_bf16)(p));
 }
-FN int NAME(q_put_same)(uint16_t *p, Q a, Q b, int type) {
+FN uint32_t NAME(q_put)(uint16_t *p, Q a, Q b, int type) {
     *p = type == FP16 ? NAME(fp16)(a) : NAME(bf16)(a);
-    return *p == (type == FP16 ? NAME(fp16)(b) : NAME(bf16)(b));
+    return *p != (type == FP16 ? NAME(fp16)(b) : NAME(bf16)(b));
 }
 #endif

@@ -332,10 +332,12 @@ FN int NAME(mix_few)(const void *const *rows, const int32_t *types, int64_t n, i
     return fine;
 }
 
-/* The same for 16-bit inputs and outputs in floats: whether their error leaves one value of the output, and all is
- * finite. Otherwise nothing is decided. */
-FN int NAME(mix_quickly)(const void *const *rows, const int32_t *types, int64_t n, int64_t at, const double *weights,
-                         const double *total, int skip_zero, void *out, int out_type) {
+/* The same for 16-bit inputs and outputs in floats. Elements whose error leaves one value of the output are done; the
+ * places of the others, counted from `start`, are added to `unsure`. Returns how many there are, or -1 where all may not
+ * be finite: then nothing is decided. */
+FN int NAME(mix_quickly)(const void *const *rows, const int32_t *types, int64_t n, int64_t start, int64_t at,
+                         const double *weights, const double *total, int skip_zero, void *out, int out_type,
+                         uint16_t *unsure, int count) {
     enum { GROUPS = VECTORS * WIDTH / QUICK };
     Q x0[GROUPS], whole[GROUPS], sum[GROUPS], size[GROUPS], scale = NAME(q_all)((float)total[0]);
     for (int v = 0; v < GROUPS; v++) {
@@ -356,36 +358,64 @@ FN int NAME(mix_quickly)(const void *const *rows, const int32_t *types, int64_t 
     /* Terms err by 2^-24 of their size for each operation, their own sum's included; S x_0 by 5 x 2^-24 of itself, up to
      * the last subtraction. Subnormal products err by less than 2^-120. */
     Q limit = NAME(q_all)((float)largest[out_type]), of_sum = NAME(q_all)((float)(n + 5) * 0x1p-23f);
-    int sure = 1;
+    int fine = 1;
+    uint32_t differs = 0;
     for (int v = 0; v < GROUPS; v++) {
         Q value = NAME(q_sub)(whole[v], sum[v]), reach = NAME(q_size)(whole[v]);
         Q error = NAME(q_add)(NAME(q_mul)(reach, NAME(q_all)(5 * 0x1p-24f)), NAME(q_mul)(size[v], of_sum));
         reach = NAME(q_add)(reach, size[v]);
         error = NAME(q_where_positive)(NAME(q_add)(error, NAME(q_all)(0x1p-120f)), reach);
         Q high = NAME(q_minus)(NAME(q_sub)(NAME(q_minus)(value), error));
-        sure &= NAME(q_within)(reach, limit);
-        sure &= NAME(q_put_same)((uint16_t *)out + at + v * QUICK, NAME(q_sub)(value, error), high, out_type);
+        fine &= NAME(q_within)(reach, limit);
+        uint32_t own = NAME(q_put)((uint16_t *)out + at + v * QUICK, NAME(q_sub)(value, error), high, out_type);
+        differs |= own << v * QUICK;
     }
-    return sure;
+    for (; differs; differs &= differs - 1) unsure[count++] = (uint16_t)(at - start + lowest_bit(differs));
+    return fine ? count : -1;
 }
 
+/* Single elements of 16-bit rows, gathered, with twice the digits of a double. */
+FN void NAME(mix_scattered)(const void *const *rows, const int32_t *types, int64_t n, int64_t start,
+                            const double *weights, const double *total, int skip_zero, void *out, int out_type,
+                            const uint16_t *places, int count, double *scratch) {
+    enum { TOGETHER = VECTORS * WIDTH };
+    uint16_t *moved = (uint16_t *)(scratch + n), result[TOGETHER];
+    const void **moved_rows = (const void **)scratch;
+    for (int64_t i = 0; i < n; i++) moved_rows[i] = moved + i * TOGETHER;
+    for (; count > 0; count -= TOGETHER, places += TOGETHER) {
+        int some = count < TOGETHER ? count : TOGETHER;
+        for (int64_t i = 0; i < n; i++)
+            for (int k = 0; k < TOGETHER; k++)
+                moved[i * TOGETHER + k] = ((const uint16_t *)rows[i])[start + places[k < some ? k : 0]];
+        NAME(mix_exactly)(moved_rows, types, n, 0, VECTORS, weights, total, skip_zero, result, out_type);
+        for (int k = 0; k < some; k++) ((uint16_t *)out)[start + places[k]] = result[k];
+    }
+}
+
+/* At most CHUNK elements; returns whether all is finite. */
 FN int NAME(mix_many)(const void *const *rows, const int32_t *types, int64_t n, int64_t start, int64_t stop,
-                      const double *weights, const double *total, int skip_zero, int *quick, void *out, int out_type) {
-    int fine = 1;
+                      const double *weights, const double *total, int skip_zero, int quick, void *out, int out_type,
+                      double *scratch) {
+    int fine = 1, unsure = 0;
+    uint16_t places[CHUNK];
     int64_t at = start;
     for (; at + VECTORS * WIDTH <= stop; at += VECTORS * WIDTH) {
-        if (*quick && NAME(mix_quickly)(rows, types, n, at, weights, total, skip_zero, out, out_type)) {
-            *quick += *quick < PATIENCE;
-            continue;
+        if (quick) {
+            int found = NAME(mix_quickly)(rows, types, n, start, at, weights, total, skip_zero, out, out_type, places,
+                                          unsure);
+            if (found >= 0) {
+                unsure = found;
+                continue;
+            }
         }
-        *quick -= *quick ? PATIENCE / 4 : 0;
-        *quick = *quick < 0 ? 0 : *quick;
         fine &= NAME(mix_few)(rows, types, n, at, VECTORS, weights, total, skip_zero, out, out_type);
     }
     for (; at + WIDTH <= stop; at += WIDTH)
         fine &= NAME(mix_few)(rows, types, n, at, 1, weights, total, skip_zero, out, out_type);
     if (at < stop) /* the last few, some of them again */
         fine &= NAME(mix_few)(rows, types, n, stop - WIDTH, 1, weights, total, skip_zero, out, out_type);
+    if (unsure)
+        NAME(mix_scattered)(rows, types, n, start, weights, total, skip_zero, out, out_type, places, unsure, scratch);
     return fine;
 }
 
@@ -410,7 +440,7 @@ TARGET static int64_t NAME(mix)(const void *const *rows, const int32_t *types, i
         const int32_t *from_types = alone ? types + sole : types;
         const double *used_weights = alone ? one : weights, *used_totals = alone ? whole : totals;
         int64_t used_rows = alone ? 1 : n;
-        int quick = out_type <= FP16 && fits_float(used_totals[0]) ? PATIENCE : 0;
+        int quick = out_type <= FP16 && fits_float(used_totals[0]);
         for (int64_t i = 0; i < used_rows; i++)
             if (from_types[i] > FP16 || !fits_float(used_weights[i])) quick = 0;
         for (int64_t start = first; start < last; start += CHUNK) {
@@ -421,7 +451,7 @@ TARGET static int64_t NAME(mix)(const void *const *rows, const int32_t *types, i
                        (size_t)((stop - start) * size));
             } else if (stop - start >= WIDTH) {
                 fine = NAME(mix_many)(from, from_types, used_rows, start, stop, used_weights, used_totals, pass_nonfinite,
-                                      &quick, out, out_type);
+                                      quick, out, out_type, scratch);
             } else {
                 const void **moved = (const void **)(scratch + WIDTH * (n + 1));
                 for (int64_t i = 0; i < used_rows; i++) {

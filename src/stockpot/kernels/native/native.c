@@ -23,8 +23,6 @@ enum { SUMS = 16, CHUNK = 512, LEVELS = 8, WIDEST = 8 };
 enum { FEW = 4, TILE = 4 };
 /* Vectors that are mixed at once. */
 enum { VECTORS = 4 };
-/* Coefficients next to a short fraction leave floats unsure again and again: then they are not asked any more. */
-enum { PATIENCE = 64 };
 
 /* Sums that stay below cannot overflow the output: nine tenths of its largest number. */
 static const double largest[] = {0x1.ccp+127, 58982.0, 0x1.ccp+127, 0x1.ccp+1023};
@@ -48,6 +46,16 @@ static inline uint64_t bits_of_double(double value) {
     uint64_t bits;
     memcpy(&bits, &value, 8);
     return bits;
+}
+
+static inline int lowest_bit(uint32_t bits) {
+#ifdef __GNUC__
+    return __builtin_ctz(bits);
+#else
+    int k = 0;
+    while (!(bits >> k & 1)) k++;
+    return k;
+#endif
 }
 
 static inline double double_of_bits(uint64_t bits) {
