@@ -1,30 +1,26 @@
-"""`python -m benchmarks`: time stockpot against the floor, on the same inputs.
+"""`python -m benchmarks`: time stockpot against the floor, and against mergekit, on the same inputs.
 
-For each benchmark: build its models unless they are there, run one uncounted
-round, then ``--repeats`` rounds of floor and stockpot in turn. A target that is
-missed is printed and leaves the exit status 0; a run that fails or writes the wrong
-number of bytes ends the benchmark with exit status 1.
+For each case: build its models unless they are there, run one uncounted round, then ``--repeats`` rounds of floor,
+stockpot and, where the case has a recipe for it, mergekit in turn. A limit that is missed is printed and leaves the
+exit status 0; a run that fails or writes the wrong number of bytes ends the benchmark with exit status 1.
 """
 
 import argparse
-import json
 import os
 import shlex
 import subprocess
 import sys
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 
 from rich.console import Console
 
-from benchmarks import measure, models, report
+from benchmarks import measure, models, others, report
+from benchmarks.cases import CASES, Case
 from benchmarks.shapes import ENTRIES
 
 ROOT = Path(__file__).parents[1]
 FLOOR = Path(__file__).with_name("floor.py")
-STOCKPOT = (
-    "{python} -m stockpot merge --method model_stock --base {base} {models} --out {out} --overwrite --quiet --json"
-)
 ERROR_LINES = 10
 
 
@@ -36,43 +32,27 @@ def arguments() -> argparse.Namespace:
     """Parse the command line."""
     parser = argparse.ArgumentParser(prog="python -m benchmarks", description=__doc__)
     add = parser.add_argument
+    add("cases", nargs="*", metavar="CASE", help=f"of {', '.join(CASES)} (default: all)")
     add("--data", type=Path, default=ROOT / ".bench", help="where the models are")
     add("--repeats", type=int, default=3, help="counted rounds (default 3)")
-    add("--scale", type=float, default=1.0, help="fraction of the model size")
-    add("--only", action="append", choices=list(ENTRIES), help="repeatable")
+    add("--no-mergekit", action="store_true", help="leave mergekit out")
     add("--out", type=Path, default=Path(__file__).with_name("results"))
-    add("--cold", action="store_true", help="drop the inputs from the cache instead")
-    add(
-        "--command",
-        default=STOCKPOT,
-        help="what to time; {python}, {base}, {models}, {out} are filled in",
-    )
     given = parser.parse_args()
-    if given.repeats < 1 or not 0 < given.scale <= 1:
-        parser.error("--repeats must be at least 1 and --scale in (0, 1]")
+    if given.repeats < 1:
+        parser.error("--repeats must be at least 1")
+    if unknown := set(given.cases) - set(CASES):
+        parser.error(f"no case is called {', '.join(sorted(unknown))}")
     return given
 
 
-def fill(template: str, base: Path, fine_tunes: Sequence[Path], out: Path) -> list[str]:
-    """The command of a template as an argument list."""
-    values = {"{python}": sys.executable, "{base}": str(base), "{out}": str(out)}
-    command: list[str] = []
-    for word in shlex.split(template):
-        if word == "{models}":
-            command += map(str, fine_tunes)
-            continue
-        for mark, value in values.items():
-            word = word.replace(mark, value)
-        command.append(word)
-    return command
-
-
-def checked(measured: measure.Measurement, out: Path, size: int) -> measure.Measurement:
-    """Return the measurement if the run succeeded and wrote ``size`` bytes."""
+def checked(measured: measure.Measurement, out: Path, size: int | None) -> measure.Measurement:
+    """Return the measurement if the run succeeded and wrote ``size`` bytes (None: nothing to write)."""
     command = shlex.join(measured.command)
     if measured.exit_code != 0:
         tail = "\n".join(measured.stderr.splitlines()[-ERROR_LINES:])
         raise BenchmarkError(f"exit code {measured.exit_code}: {command}\n{tail}")
+    if size is None:
+        return measured
     if not out.exists():
         raise BenchmarkError(f"no output {out}: {command}")
     plain = out.is_file() and out.suffix != ".safetensors"
@@ -82,70 +62,90 @@ def checked(measured: measure.Measurement, out: Path, size: int) -> measure.Meas
     return measured
 
 
+def commands(case: Case, folders: Sequence[Path], data: Path, output_bytes: int) -> dict[str, tuple[list[str], Path]]:
+    """Command and output of everything that a round runs, by name."""
+    base, *fine_tunes = folders
+    used = folders if case.base else fine_tunes
+    files = [str(file) for model in used for file in models.weight_files(model)]
+    root = base.parent
+    floor = [sys.executable, str(FLOOR), "--out", str(root / "floor.bin"), "--bytes", str(output_bytes)]
+    own = [sys.executable, "-m", "stockpot", "merge", *shlex.split(case.options)]
+    own += [*(["--base", str(base)] if case.base else []), *map(str, fine_tunes)]
+    own += ["--out", str(root / "out"), "--quiet", "--json"]
+    found = {
+        "floor": ([*floor, "--reads", str(case.reads), *files], root / "floor.bin"),
+        "stockpot": (own, root / "out"),
+    }
+    if case.plan:
+        found["plan"] = ([*own, "--dry-run"], root / "plan")
+    if case.mergekit is not None:
+        recipe = root / "mergekit.yaml"
+        others.write_recipe(recipe, case.mergekit, base if case.base else None, fine_tunes)
+        program = str(others.mergekit(data))
+        # It has no option to leave a tokenizer alone that is not there but this one.
+        found["mergekit"] = ([program, str(recipe), str(root / "theirs"), "--no-copy-tokenizer"], root / "theirs")
+    return found
+
+
 def bench(name: str, given: argparse.Namespace, console: Console) -> report.Result:
-    """Run all rounds of one benchmark."""
+    """Run all rounds of one case."""
+    case = CASES[name]
     console.print(f"{name}: models", style="dim")
-    base, *fine_tunes = models.ensure(name, given.data, given.scale)
-    files = [file for model in (base, *fine_tunes) for file in models.weight_files(model)]
-    output_bytes = ENTRIES[name].model_bytes(given.scale)
+    folders = models.ensure(case.entry, given.data, case.scale, case.fine_tunes)
+    output_bytes = ENTRIES[case.entry].model_bytes(case.scale)
+    files = [file for model in folders[not case.base :] for file in models.weight_files(model)]
     input_bytes = sum(file.stat().st_size for file in files)
     fits = input_bytes + 2 * output_bytes < report.memory_bytes("MemAvailable")
-    out, floor_out = base.with_name("out"), base.with_name("floor.bin")
-    outputs = [out, floor_out, base.with_name("out.partial")]
-    floor = [sys.executable, str(FLOOR), "--out", str(floor_out)]
-    floor += ["--bytes", str(output_bytes), *map(str, files)]
-    subject = fill(given.command, base, fine_tunes, out)
+    programs = commands(case, folders, given.data, output_bytes)
+    if given.no_mergekit:
+        programs.pop("mergekit", None)
+    partial = folders[0].with_name("out.partial")
+    outputs = [*(out for _, out in programs.values()), partial]
 
-    def run(command: list[str], target: Path) -> measure.Measurement:
-        if given.cold:
+    def run(which: str) -> measure.Measurement:
+        command, out = programs[which]
+        if case.cold:
             measure.drop(files)
         elif fits:
             measure.warm(files)
-        return checked(measure.run(command, outputs=outputs), target, output_bytes)
+        return checked(measure.run(command, outputs=outputs), out, None if which == "plan" else output_bytes)
 
     rounds = []
     try:
         for number in range(given.repeats + 1):
             console.print(f"{name}: round {number} of {given.repeats}", style="dim")
             load = os.getloadavg()[0]
-            rounds.append(report.Round(run(floor, floor_out), run(subject, out), load))
+            # The slow ones need no warming up.
+            names = [which for which in programs if number or which != "mergekit"]
+            rounds.append(report.Round({which: run(which) for which in names}, load))
     finally:
         for path in outputs:
             measure.remove(path)
     warm_up, *counted = rounds
-    own = given.command == STOCKPOT
-    suffix = ("-cold" if given.cold else "") + ("" if own else "-command")
-    return report.Result(
-        name=models.key(name, given.scale) + suffix,
-        subject="stockpot" if own else "command",
-        cache="cold" if given.cold else "warm",
-        fits_memory=fits,
-        input_bytes=input_bytes,
-        output_bytes=output_bytes,
-        warm_up=warm_up,
-        rounds=tuple(counted),
-    )
+    return report.Result(name, case, fits, input_bytes, output_bytes, warm_up, tuple(counted))
 
 
 def main() -> int:
-    """Run the chosen benchmarks; print and store each result."""
+    """Run the chosen cases; print and store each result."""
     given = arguments()
     given.data = given.data.resolve()
     console, notes = Console(), Console(stderr=True)
     given.out.mkdir(parents=True, exist_ok=True)
-    for name in given.only or [n for n, entry in ENTRIES.items() if entry.default]:
+    say: Callable[[str], None] = notes.print
+    for name in given.cases or CASES:
         try:
             result = bench(name, given, notes)
         except (BenchmarkError, subprocess.CalledProcessError) as error:
-            print(f"benchmarks: error: {name}: {error}", file=sys.stderr)
+            say(f"benchmarks: error: {name}: {error}")
             return 1
+        case = CASES[name]
         places = {
-            str(given.data / models.key(name, given.scale)): "DATA",
+            str(given.data / models.key(case.entry, case.scale, case.fine_tunes)): "DATA",
+            str(given.data): "ENVIRONMENTS",
             str(FLOOR): "benchmarks/floor.py",
             sys.executable: "python",
         }
-        path = given.out / f"{result.name}.json"
-        path.write_text(json.dumps(report.record(result, places), indent=2) + "\n")
+        report.store(result, places, given.out)
         report.show(console, result)
     return 0
 

@@ -27,7 +27,7 @@ from pathlib import Path
 from typing import Any
 
 from benchmarks.measure import remove
-from benchmarks.shapes import BYTES_PER_ELEMENT, ENTRIES, Entry
+from benchmarks.shapes import BYTES_PER_ELEMENT, ENTRIES, Entry, names
 
 FORMAT = 1
 PIECE_ELEMENTS = 2**20
@@ -56,9 +56,9 @@ class Shard:
     size: int
 
 
-def key(name: str, scale: float) -> str:
-    """The folder and result name of an entry at a scale."""
-    return name if scale == 1.0 else f"{name}-x{scale:g}"
+def key(name: str, scale: float, fine_tunes: int) -> str:
+    """The folder of an entry's models at a scale."""
+    return name + ("" if scale == 1.0 else f"-x{scale:.3g}") + ("" if fine_tunes == 3 else f"-n{fine_tunes}")
 
 
 def weight_files(model: Path) -> list[Path]:
@@ -166,7 +166,7 @@ def write_weights(folders: list[Path], dtype_name: str, shards: list[Shard], pla
                 pass
 
 
-def settings(name: str, scale: float) -> dict[str, Any]:
+def settings(name: str, scale: float, fine_tunes: int) -> dict[str, Any]:
     """What decides the bytes of an entry: the stamp of a finished build."""
     shards, places = layout(ENTRIES[name], scale)
     headers = hashlib.sha256(b"".join(shard.header for shard in shards))
@@ -174,7 +174,7 @@ def settings(name: str, scale: float) -> dict[str, Any]:
         "format": FORMAT,
         "name": name,
         "scale": scale,
-        "models": list(ENTRIES[name].names()),
+        "models": list(names(fine_tunes)),
         "tensors": len(places),
         "headers_sha256": headers.hexdigest(),
         "deviations": [BASE_DEVIATION, PART_DEVIATION],
@@ -182,11 +182,11 @@ def settings(name: str, scale: float) -> dict[str, Any]:
     }
 
 
-def build(name: str, data: Path, scale: float) -> None:
+def build(name: str, data: Path, scale: float, fine_tunes: int) -> None:
     """Write all models of an entry; the stamp comes last."""
-    entry, root = ENTRIES[name], data / key(name, scale)
+    entry, root = ENTRIES[name], data / key(name, scale, fine_tunes)
     remove(root)
-    folders = [root / model for model in entry.names()]
+    folders = [root / model for model in names(fine_tunes)]
     shards, places = layout(entry, scale)
     for folder in folders:
         folder.mkdir(parents=True)
@@ -198,26 +198,26 @@ def build(name: str, data: Path, scale: float) -> None:
         sys.exit(f"benchmarks: {name} needs {needed} bytes on disk, {free} are free")
     write_weights(folders, entry.dtype, shards, places)
     os.sync()
-    (root / STAMP).write_text(json.dumps(settings(name, scale), indent=2) + "\n")
+    (root / STAMP).write_text(json.dumps(settings(name, scale, fine_tunes), indent=2) + "\n")
 
 
-def finished(name: str, data: Path, scale: float) -> bool:
+def finished(name: str, data: Path, scale: float, fine_tunes: int) -> bool:
     """Whether the entry is there, by its stamp and by the sizes of its files."""
-    entry, root = ENTRIES[name], data / key(name, scale)
+    entry, root = ENTRIES[name], data / key(name, scale, fine_tunes)
     stamp = root / STAMP
-    if not stamp.is_file() or json.loads(stamp.read_text()) != settings(name, scale):
+    if not stamp.is_file() or json.loads(stamp.read_text()) != settings(name, scale, fine_tunes):
         return False
     expected = entry.model_bytes(scale)
-    return all(tensor_bytes(root / model) == expected for model in entry.names())
+    return all(tensor_bytes(root / model) == expected for model in names(fine_tunes))
 
 
-def ensure(name: str, data: Path, scale: float) -> list[Path]:
+def ensure(name: str, data: Path, scale: float, fine_tunes: int) -> list[Path]:
     """Build the entry unless it is there; return its model folders, base first."""
-    if not finished(name, data, scale):
+    if not finished(name, data, scale, fine_tunes):
         command = [sys.executable, "-m", "benchmarks.models", name]
-        command += ["--data", str(data.resolve()), "--scale", repr(scale)]
+        command += ["--data", str(data.resolve()), "--scale", repr(scale), "--fine-tunes", str(fine_tunes)]
         subprocess.run(command, check=True, cwd=Path(__file__).parents[1])
-    return [data / key(name, scale) / model for model in ENTRIES[name].names()]
+    return [data / key(name, scale, fine_tunes) / model for model in names(fine_tunes)]
 
 
 def main() -> None:
@@ -226,8 +226,9 @@ def main() -> None:
     parser.add_argument("name", choices=list(ENTRIES))
     parser.add_argument("--data", required=True, type=Path)
     parser.add_argument("--scale", type=float, default=1.0)
+    parser.add_argument("--fine-tunes", type=int, default=3)
     given = parser.parse_args()
-    build(given.name, given.data, given.scale)
+    build(given.name, given.data, given.scale, given.fine_tunes)
 
 
 if __name__ == "__main__":

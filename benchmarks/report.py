@@ -1,9 +1,9 @@
-"""Measured rounds -> medians, ratios, targets; a JSON file and a table."""
+"""Measured rounds -> medians, ratios, limits; a JSON file and a table."""
 
 import json
 import os
 import platform
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime, timezone
 from importlib.metadata import PackageNotFoundError, version
@@ -14,37 +14,33 @@ from typing import Any
 from rich.console import Console
 from rich.table import Table
 
+from benchmarks.cases import MERGEKIT_RATIO, Case
 from benchmarks.measure import Measurement
 
-RATIO_TARGET = 2.0
-PEAK_RSS_TARGET_BYTES = 700_000_000
 REPORTED = ("seconds", "bytes_read", "bytes_written", "peak_memory_bytes", "tensors")
 
 
 @dataclass(frozen=True)
 class Round:
-    """The floor and, right after it, the subject; both on the same inputs.
+    """What ran, one right after the other, on the same inputs; by name, the floor first.
 
     ``load`` is the machine's load average over the last minute, before the round.
     """
 
-    floor: Measurement
-    subject: Measurement
+    runs: Mapping[str, Measurement]
     load: float
 
-    @property
-    def ratio(self) -> float:
-        """The subject's wall time in units of the floor's."""
-        return self.subject.wall_seconds / self.floor.wall_seconds
+    def times(self, which: str, of: str) -> float:
+        """The wall time of one in units of another's."""
+        return self.runs[which].wall_seconds / self.runs[of].wall_seconds
 
 
 @dataclass(frozen=True)
 class Result:
-    """All rounds of one benchmark; ``warm_up`` is recorded and not counted."""
+    """All rounds of one case; ``warm_up`` is recorded and not counted."""
 
     name: str
-    subject: str
-    cache: str
+    case: Case
     fits_memory: bool
     input_bytes: int
     output_bytes: int
@@ -53,21 +49,39 @@ class Result:
 
     @property
     def ratio(self) -> float:
-        """The median over rounds of subject time over floor time."""
-        return median(each.ratio for each in self.rounds)
+        """The median over rounds of stockpot's time over the floor's."""
+        return median(each.times("stockpot", "floor") for each in self.rounds)
+
+    @property
+    def mergekit_ratio(self) -> float | None:
+        """The median over rounds of mergekit's time over stockpot's."""
+        if "mergekit" not in self.rounds[0].runs:
+            return None
+        return median(each.times("mergekit", "stockpot") for each in self.rounds)
 
     @property
     def peak_rss_bytes(self) -> int:
-        """The subject's highest peak over the rounds."""
-        return max(each.subject.peak_rss_bytes for each in self.rounds)
+        """Stockpot's highest peak over the rounds."""
+        return max(each.runs["stockpot"].peak_rss_bytes for each in self.rounds)
 
-    def targets(self) -> dict[str, dict[str, Any]]:
-        """Each target with its limit, the value found, and whether it is met."""
-        found = {
-            "ratio": (self.ratio, RATIO_TARGET),
-            "peak_rss_bytes": (self.peak_rss_bytes, PEAK_RSS_TARGET_BYTES),
-        }
-        return {name: {"limit": limit, "value": value, "met": value <= limit} for name, (value, limit) in found.items()}
+    def seconds(self, which: str) -> float:
+        """Median wall time."""
+        return median(each.runs[which].wall_seconds for each in self.rounds)
+
+    def limits(self) -> dict[str, dict[str, Any]]:
+        """Each limit with the value found, and whether it is kept."""
+        found: dict[str, dict[str, Any]] = {}
+        if self.case.ratio is not None:
+            found["ratio"] = {"limit": self.case.ratio, "value": self.ratio, "kept": self.ratio <= self.case.ratio}
+        if self.case.peak is not None:
+            kept = self.peak_rss_bytes <= self.case.peak
+            found["peak_rss_bytes"] = {"limit": self.case.peak, "value": self.peak_rss_bytes, "kept": kept}
+        if self.mergekit_ratio is not None:
+            kept = self.mergekit_ratio >= MERGEKIT_RATIO
+            found["times_faster_than_mergekit"] = {
+                "limit": MERGEKIT_RATIO, "value": self.mergekit_ratio, "kept": kept
+            }  # fmt: skip
+        return found
 
 
 def package_version(name: str) -> str | None:
@@ -127,7 +141,7 @@ def raw(measured: Measurement, *, keep: Sequence[str] = ()) -> dict[str, Any]:
     }
 
 
-def record(result: Result, places: dict[str, str]) -> dict[str, Any]:
+def record(result: Result, places: Mapping[str, str]) -> dict[str, Any]:
     """A result as plain data; ``places`` maps paths in the commands to short names."""
 
     def command(measured: Measurement) -> str:
@@ -136,58 +150,56 @@ def record(result: Result, places: dict[str, str]) -> dict[str, Any]:
             text = text.replace(path, places[path])
         return text
 
-    def pair(each: Round) -> dict[str, Any]:
-        return {
-            "load": each.load,
-            "ratio": each.ratio,
-            "floor": raw(each.floor),
-            "subject": raw(each.subject, keep=REPORTED),
-        }
+    def data(each: Round) -> dict[str, Any]:
+        runs = {which: raw(run, keep=() if which == "floor" else REPORTED) for which, run in each.runs.items()}
+        return {"load": each.load, "ratio": each.times("stockpot", "floor"), "runs": runs}
 
     return {
         "name": result.name,
         "machine": machine(),
-        "subject": result.subject,
-        "cache": result.cache,
-        "fits_memory": result.fits_memory,
+        "cache": "cold" if result.case.cold else "warm" if result.fits_memory else "as it comes",
+        "entry": result.case.entry,
+        "scale": result.case.scale,
+        "inputs": result.case.fine_tunes + result.case.base,
         "input_bytes": result.input_bytes,
         "output_bytes": result.output_bytes,
-        "floor_command": command(result.warm_up.floor),
-        "subject_command": command(result.warm_up.subject),
+        "floor_reads": result.case.reads,
+        "commands": {which: command(run) for which, run in result.rounds[0].runs.items()},
+        "seconds_median": {which: result.seconds(which) for which in result.rounds[0].runs},
         "ratio_median": result.ratio,
-        "targets": result.targets(),
-        "warm_up": pair(result.warm_up),
-        "rounds": [pair(each) for each in result.rounds],
+        "mergekit_ratio_median": result.mergekit_ratio,
+        "peak_rss_bytes": result.peak_rss_bytes,
+        "limits": result.limits(),
+        "warm_up": data(result.warm_up),
+        "rounds": [data(each) for each in result.rounds],
     }
 
 
+def store(result: Result, places: Mapping[str, str], folder: Path) -> None:
+    """Write the record as ``NAME.json``."""
+    (folder / f"{result.name}.json").write_text(json.dumps(record(result, places), indent=2) + "\n")
+
+
 def show(console: Console, result: Result) -> None:
-    """Print one result as a table and its targets as two lines."""
+    """Print one result as a table, and its limits."""
     sizes = f"{result.input_bytes / 1e9:.2f} GB in, {result.output_bytes / 1e9:.2f} out"
-    table = Table(title=f"{result.name} ({sizes}, {result.cache} cache)")
-    for heading in ("median of rounds", "wall s", "cpu s", "peak RSS MB", "ratio"):
+    table = Table(title=f"{result.name} ({sizes}, {'cold' if result.case.cold else 'warm'} cache)")
+    for heading in ("median of rounds", "wall s", "cpu s", "peak RSS MB", "times the floor"):
         table.add_column(heading, justify="left" if "median" in heading else "right")
-    for label, runs, ratio in (
-        ("floor", [each.floor for each in result.rounds], "1.00"),
-        (result.subject, [each.subject for each in result.rounds], f"{result.ratio:.2f}"),
-    ):
+    for which in result.rounds[0].runs:
+        runs = [each.runs[which] for each in result.rounds]
         table.add_row(
-            label,
-            f"{median(run.wall_seconds for run in runs):.2f}",
+            which,
+            f"{result.seconds(which):.2f}",
             f"{median(run.cpu_seconds for run in runs):.2f}",
             f"{median(run.peak_rss_bytes for run in runs) / 1e6:.0f}",
-            ratio,
+            f"{median(each.times(which, 'floor') for each in result.rounds):.2f}",
         )
     console.print(table)
-    ratios = ", ".join(f"{each.ratio:.2f}" for each in result.rounds)
+    ratios = ", ".join(f"{each.times('stockpot', 'floor'):.2f}" for each in result.rounds)
     console.print(f"ratios of the rounds: {ratios}", highlight=False)
-    met = {True: "met", False: "not met"}
-    ratio_met, rss_met = (target["met"] for target in result.targets().values())
-    console.print(
-        f"ratio {result.ratio:.2f} <= {RATIO_TARGET:.1f}: {met[ratio_met]}\n"
-        f"peak RSS {result.peak_rss_bytes / 1e6:.0f} MB <= "
-        f"{PEAK_RSS_TARGET_BYTES / 1e6:.0f} MB: {met[rss_met]}",
-        highlight=False,
-    )
-    if not result.fits_memory:
+    for name, limit in result.limits().items():
+        met = "kept" if limit["kept"] else "NOT KEPT"
+        console.print(f"{name}: {limit['value']:.4g}, limit {limit['limit']:.4g}: {met}", highlight=False)
+    if not (result.fits_memory or result.case.cold):
         console.print("inputs and output exceed free memory: the cache was not warm")

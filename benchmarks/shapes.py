@@ -18,7 +18,7 @@ MOE_EXPERTS = 256
 
 @dataclass(frozen=True)
 class Entry:
-    """One benchmark: a base and its fine-tunes, all of one layout.
+    """Models of one layout: a base and its fine-tunes.
 
     ``tensors`` and ``config`` take the scale, the fraction of the full size wanted.
     """
@@ -27,17 +27,16 @@ class Entry:
     tensors: Callable[[float], Tensors]
     config: Callable[[float], dict[str, Any]]
     shards: int = 2
-    fine_tunes: int = 3
-    default: bool = False
 
     def model_bytes(self, scale: float) -> int:
         """The tensor bytes of one model, headers not counted."""
         width = BYTES_PER_ELEMENT[self.dtype]
         return sum(math.prod(shape) * width for _, shape in self.tensors(scale))
 
-    def names(self) -> tuple[str, ...]:
-        """The folder names: the base first, then the fine-tunes."""
-        return ("base", *(f"ft{i}" for i in range(1, self.fine_tunes + 1)))
+
+def names(fine_tunes: int) -> tuple[str, ...]:
+    """The folder names: the base first, then the fine-tunes."""
+    return ("base", *(f"ft{i}" for i in range(1, fine_tunes + 1)))
 
 
 def dense_sizes(scale: float) -> tuple[int, int, int]:
@@ -109,7 +108,7 @@ def bare_config(scale: float) -> dict[str, Any]:
 
 ENTRIES: Mapping[str, Entry] = MappingProxyType(
     {
-        "dense-bf16": Entry("bfloat16", dense_tensors, dense_config, default=True),
+        "dense-bf16": Entry("bfloat16", dense_tensors, dense_config),
         "dense-fp32": Entry("float32", dense_tensors, dense_config),
         "moe": Entry("bfloat16", moe_tensors, bare_config),
         "single": Entry("bfloat16", single_tensors, bare_config, shards=1),

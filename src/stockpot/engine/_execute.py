@@ -213,7 +213,7 @@ def execute(run: Run, progress: Progress | None = None) -> None:
 
     total = sum(_task_bytes(run.plan, task) for task in run.tasks)
     threads = [
-        threading.Thread(target=work, args=(Worker(run),), name=f"stockpot-{number}", daemon=True)
+        threading.Thread(target=work, args=(Worker(run, number),), name=f"stockpot-{number}", daemon=True)
         for number in range(min(run.plan.budget.workers, max(len(run.tasks), 1)))
     ]
     with catching_lost_pages():

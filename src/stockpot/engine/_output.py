@@ -11,13 +11,12 @@ from collections import deque
 from collections.abc import Callable
 from dataclasses import dataclass, field
 
-import numpy as np
 import xxhash
-from numpy.typing import NDArray
 
 from stockpot.checkpoint import nbytes
 from stockpot.engine._align import Slot
 from stockpot.engine._budget import STAGE_BYTES, STAGES
+from stockpot.engine._device import Device, device_of
 from stockpot.engine._plan import Plan
 from stockpot.engine._records import Records
 from stockpot.engine._sinks import Sink
@@ -26,8 +25,8 @@ from stockpot.engine._sinks import Sink
 class Stage:
     """Memory for a piece of output, used again and again; a larger piece brings memory of its own."""
 
-    def __init__(self) -> None:
-        self.data: NDArray[np.uint8] = np.empty(STAGE_BYTES, dtype=np.uint8)
+    def __init__(self, device: Device) -> None:
+        self.data = device.allocate(STAGE_BYTES)
         self.address: int = self.data.ctypes.data
 
 
@@ -63,6 +62,7 @@ class Output:
         self._is_writing = False
         self._free: list[Stage] = []
         self._made = 0
+        self._device = device_of(plan.budget.device, 0)
         self._most = STAGES * plan.budget.workers
         self._slots: dict[int, _SlotState] = {}
 
@@ -74,7 +74,7 @@ class Output:
             if self._free:
                 return self._free.pop()
             self._made += 1
-        return Stage()
+        return Stage(self._device)
 
     def give_back(self, stage: Stage) -> None:
         """Memory that nothing was put from."""

@@ -10,6 +10,7 @@ from stockpot import errors
 from stockpot.checkpoint import TORCH_NAMES, TensorInfo, View, count, is_mergeable, itemsize, nbytes
 from stockpot.engine._align import Slot, source_path
 from stockpot.engine._budget import ALIGNMENT, STAGE_BYTES, row_elements
+from stockpot.engine._device import device_of
 from stockpot.engine._execute import Bytes, Cancelled, Run
 from stockpot.engine._schedule import Copy, Measure, Mix, Rows, Small, Task, Whole
 from stockpot.kernels import (
@@ -38,24 +39,29 @@ DROP_BYTES = 4 << 20
 class Worker:
     """Buffers are touched once and used again: fresh memory costs more than the arithmetic."""
 
-    def __init__(self, run: Run) -> None:
+    def __init__(self, run: Run, number: int) -> None:
         self.run = run
         self.plan = run.plan
-        self.device = run.plan.budget.device
-        self.raw = np.empty(run.plan.budget.raw_bytes, dtype=np.uint8)
+        self.device = device_of(run.plan.budget.device, number)
+        self.raw = self.device.allocate(run.plan.budget.raw_bytes)
         self.raw_address = self.raw.ctypes.data
         self.allow = run.plan.job.recipe.allow_nonfinite
         self.raw_gram = run.plan.job.method.needs == "raw_gram"
-        self.views = self.device == "cpu" and is_compiled()
+        self.views = run.plan.budget.device == "cpu" and is_compiled()
         self.viewed: dict[int, list[TensorInfo]] = {}
         self.viewed_bytes = 0
 
     def do(self, task: Task) -> None:
+        """Do a task, on the device."""
+        with self.device.computing():
+            self._do(task)
+
+    def _do(self, task: Task) -> None:
         """Dispatch on the kind of task."""
         if isinstance(task, Small):
             if not self.small(task):
                 for number, group in zip(task.slots, task.groups, strict=True):
-                    self.do(Whole(number, group))
+                    self._do(Whole(number, group))
             return
         slot = self.plan.slots[task.slot]
         try:
@@ -161,12 +167,8 @@ class Worker:
                 self.plan.inputs.checkpoints[number].read_into(info, start * item, part.data)
                 row = Row(TORCH_NAMES[info.dtype], part, self.raw_address + place)
                 place += -(-size // ALIGNMENT) * ALIGNMENT
-            rows.append(self.placed(row))
+            rows.append(self.device.placed(row))
         return rows
-
-    def placed(self, row: Row) -> Row:
-        """The same elements on the device."""
-        return row if self.device == "cpu" else Row(row.dtype, row.tensor().to(self.device))
 
     def whole(self, task: Whole, slot: Slot) -> None:
         """Read once; measure; solve; mix."""
@@ -265,7 +267,7 @@ class Worker:
         fits = size <= STAGE_BYTES
         kept = stage.data[:size] if fits else np.empty(size, dtype=np.uint8)
         out = Row(TORCH_NAMES[slot.dtype], kept, stage.address if fits else 0)
-        target = self.placed(out)
+        target = self.device.room(out)
         try:
             mix(rows, mixture.weights, target, columns=columns, pass_nonfinite=self.allow)
         except NonFiniteInputError as error:
@@ -276,8 +278,7 @@ class Worker:
                 tensor=slot.name,
                 remedy="choose a wider --dtype",
             ) from None
-        if target is not out:
-            out.tensor().copy_(target.tensor())
+        self.device.fetch(target, out)
         self.run.output.put((number,), start * itemsize(slot.dtype), kept.data, stage)
 
     def count(self, slot: Slot, task: Measure | Mix | Rows) -> None:

@@ -1,0 +1,96 @@
+"""Where a worker computes: in memory, or on a GPU that it reaches through pinned memory and a stream of its own.
+
+Reading, transfer and arithmetic overlap because workers do: while one waits for its stream, another reads. Under
+``cuda`` the workers are dealt out over all GPUs, under ``cuda:N`` they share one.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Protocol
+
+import numpy as np
+from numpy.typing import NDArray
+
+from stockpot.kernels import Row
+
+
+class Device(Protocol):
+    """A worker's own."""
+
+    def allocate(self, size: int) -> NDArray[np.uint8]:
+        """Bytes in memory, to read into and to write from."""
+
+    @contextmanager
+    def computing(self) -> Iterator[None]:
+        """What is computed meanwhile is computed there."""
+
+    def placed(self, row: Row) -> Row:
+        """The row's elements on the device."""
+
+    def room(self, row: Row) -> Row:
+        """Room on the device for as many elements."""
+
+    def fetch(self, there: Row, here: Row) -> None:
+        """The elements of a row of the device, into memory; waits for them."""
+
+
+class Host:
+    """Memory itself: nothing is moved, and torch is not needed."""
+
+    def allocate(self, size: int) -> NDArray[np.uint8]:
+        return np.empty(size, dtype=np.uint8)
+
+    @contextmanager
+    def computing(self) -> Iterator[None]:
+        yield
+
+    def placed(self, row: Row) -> Row:
+        return row
+
+    def room(self, row: Row) -> Row:
+        return row
+
+    def fetch(self, there: Row, here: Row) -> None:
+        assert there is here
+
+
+class Gpu:
+    """One GPU, one stream. What is read from the stream is waited for, so that buffers are free after each task."""
+
+    def __init__(self, device: str, worker: int) -> None:
+        import torch
+
+        number = int(device[5:]) if ":" in device else worker % torch.cuda.device_count()
+        self._device = torch.device("cuda", number)
+        self._stream = torch.cuda.Stream(self._device)  # type: ignore[no-untyped-call]  # torch states no types for it
+
+    def allocate(self, size: int) -> NDArray[np.uint8]:
+        import torch
+
+        return np.asarray(torch.empty(size, dtype=torch.uint8, pin_memory=True).numpy())
+
+    @contextmanager
+    def computing(self) -> Iterator[None]:
+        import torch
+
+        with torch.cuda.device(self._device), torch.cuda.stream(self._stream):
+            yield
+
+    def placed(self, row: Row) -> Row:
+        return Row(row.dtype, row.tensor().to(self._device, non_blocking=True))
+
+    def room(self, row: Row) -> Row:
+        import torch
+
+        return Row(row.dtype, torch.empty(len(row), dtype=getattr(torch, row.dtype), device=self._device))
+
+    def fetch(self, there: Row, here: Row) -> None:
+        here.tensor().copy_(there.tensor(), non_blocking=True)
+        self._stream.synchronize()
+
+
+def device_of(device: str, worker: int) -> Device:
+    """The device of the worker of that number."""
+    return Host() if device == "cpu" else Gpu(device, worker)
