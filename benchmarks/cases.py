@@ -54,7 +54,7 @@ CASES: Mapping[str, Case] = MappingProxyType(
         "linear-cold": Case("dense-bf16", LINEAR, base=False, cold=True, ratio=COLD_RATIO),
         "task_arithmetic-cold": Case("dense-bf16", TASK_ARITHMETIC, cold=True, ratio=COLD_RATIO),
         "fp32": Case("dense-fp32", MODEL_STOCK, scale=0.5, ratio=WIDE_RATIO),
-        "fp32-cold": Case("dense-fp32", MODEL_STOCK, cold=True, ratio=WIDE_RATIO),
+        "fp32-cold": Case("dense-fp32", MODEL_STOCK, scale=0.5, cold=True, ratio=WIDE_RATIO),
         "one-tensor": Case("single", MODEL_STOCK, cold=True, reads=2, ratio=None),
         "16-models": Case("dense-bf16", MODEL_STOCK, scale=0.25, fine_tunes=16, ratio=None),
         "64-models": Case("dense-bf16", MODEL_STOCK, scale=0.06, fine_tunes=64, ratio=None, peak=None),
