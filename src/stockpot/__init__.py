@@ -11,16 +11,18 @@ from typing import TYPE_CHECKING, Any
 from stockpot._version import __version__
 
 if TYPE_CHECKING:
-    from stockpot._api import merge, merge_state_dicts, plan
+    from stockpot._api import geometry, merge, merge_state_dicts, plan
     from stockpot.checkpoint import open_checkpoint
-    from stockpot.engine import MergeResult, Plan, verify
+    from stockpot.engine import Geometry, MergeResult, Plan, verify
     from stockpot.recipe import Recipe
 
 __all__ = [
+    "Geometry",
     "MergeResult",
     "Plan",
     "Recipe",
     "__version__",
+    "geometry",
     "merge",
     "merge_state_dicts",
     "open_checkpoint",
@@ -29,9 +31,11 @@ __all__ = [
 ]
 
 _LATER = {
+    "Geometry": "stockpot.engine",
     "MergeResult": "stockpot.engine",
     "Plan": "stockpot.engine",
     "Recipe": "stockpot.recipe",
+    "geometry": "stockpot._api",
     "merge": "stockpot._api",
     "merge_state_dicts": "stockpot._api",
     "open_checkpoint": "stockpot.checkpoint",

@@ -247,6 +247,60 @@ def merge_state_dicts(
     return engine.to_memory(made)[0]
 
 
+def geometry(
+    *,
+    base: Ref,
+    models: Sequence[Ref],
+    centre: Ref | None = None,
+    granularity: str = "tensor",
+    block_regex: str | None = None,
+    kinds: Mapping[str, str] | None = None,
+    only: Sequence[str] = (),
+    exclude: Sequence[str] = (),
+    rename: Sequence[str] = (),
+    missing: Missing = "error",
+    mismatch: Mismatch = "error",
+    device: str = "cpu",
+    memory: str | int = DEFAULT_MEMORY,
+    workers: int | None = None,
+    progress: engine.Progress | None = None,
+) -> engine.Geometry:
+    """Norms, angles and distances of fine-tunes around their base, from one pass over the weights.
+
+    Arguments: ``base`` and ``models`` (one or more): folders, files or Hub ids; ``centre``, a checkpoint to measure
+    distances from, such as the mean of many fine-tunes; ``granularity``: row, tensor, block, kind or model;
+    ``block_regex``, what of a name is its block; ``kinds``, regex -> kind, asked before our names;
+    the rest as ``merge``. Returns a Geometry. Raises InputError kinds. Cost: each input is read once; memory is the
+    budget and N^2 numbers for each group.
+
+    >>> stockpot.geometry(base="base", models=["ft1", "ft2"]).by("kind").t  # doctest: +SKIP
+    """
+    refs = [*models, *([] if centre is None else [centre])]
+    if not models:
+        raise errors.UsageError("geometry needs models", expected="at least one", got=0)
+    recipe = build_recipe(
+        "geometry",
+        base=base,
+        models=refs,
+        parameters={} if block_regex is None else {"block_regex": block_regex},
+        only=only,
+        exclude=exclude,
+        rename=rename,
+        missing=missing,
+        mismatch=mismatch,
+    )
+    return engine.measure_geometry(
+        recipe,
+        centre=None if centre is None else str(centre),
+        granularity=granularity,
+        kinds=kinds or {},
+        memory=parse_size(memory),
+        workers=workers,
+        device=choose_device(device),
+        progress=progress,
+    )
+
+
 def choose_device(device: str) -> str:
     """``cpu``, ``cuda``, ``cuda:N``; ``auto`` takes a GPU where there is one."""
     if device == "cpu":

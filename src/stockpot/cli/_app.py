@@ -17,6 +17,7 @@ from stockpot import errors
 from stockpot._version import __version__
 from stockpot.cli import _output
 from stockpot.cli.demo import demo
+from stockpot.cli.geometry import geometry
 from stockpot.cli.merge import merge
 from stockpot.cli.methods import methods
 from stockpot.cli.verify import verify
@@ -30,6 +31,7 @@ app = typer.Typer(
 )
 app.command("merge")(merge)
 app.command("verify")(verify)
+app.command("geometry")(geometry)
 app.command("methods")(methods)
 app.command("demo")(demo)
 

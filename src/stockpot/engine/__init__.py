@@ -15,6 +15,7 @@ from stockpot.engine._side_files import differing_side_files
 
 if TYPE_CHECKING:
     from stockpot.engine._execute import Progress
+    from stockpot.engine._geometry import Geometry, measure_geometry
     from stockpot.engine._memory import MemorySource, to_memory
     from stockpot.engine._merge import MergeResult, check_output, write
     from stockpot.engine._records import RatioSummary
@@ -24,6 +25,7 @@ __all__ = [
     "PROVENANCE",
     "Alignment",
     "Decision",
+    "Geometry",
     "Group",
     "Inputs",
     "Job",
@@ -39,6 +41,7 @@ __all__ = [
     "differing_side_files",
     "is_one_file",
     "make_plan",
+    "measure_geometry",
     "open_inputs",
     "resolve",
     "to_memory",
@@ -47,10 +50,12 @@ __all__ = [
 ]
 
 _LATER = {
+    "Geometry": "_geometry",
     "Progress": "_execute",
     "MemorySource": "_memory",
     "MergeResult": "_merge",
     "check_output": "_merge",
+    "measure_geometry": "_geometry",
     "to_memory": "_memory",
     "write": "_merge",
     "RatioSummary": "_records",

@@ -46,8 +46,11 @@ class _GroupState:
 class Run:
     """State shared by the workers of one execution."""
 
-    def __init__(self, plan: Plan, tasks: Sequence[Task], sink: Sink, records: Records) -> None:
+    def __init__(
+        self, plan: Plan, tasks: Sequence[Task], sink: Sink, records: Records, *, only_measure: bool = False
+    ) -> None:
         self.plan = plan
+        self.only_measure = only_measure
         self.tasks = tasks
         self.sink = sink
         self.records = records
@@ -120,6 +123,8 @@ class Run:
             if state.pending or state.total is None:
                 return
         self.store_gram(group, 0, state.total)
+        if self.only_measure:
+            return
         solution = self.solve(group, state.total)
         with self._turn:
             state.solution = solution

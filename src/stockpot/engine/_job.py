@@ -37,13 +37,13 @@ class Job:
     warnings: tuple[str, ...]
 
 
-def resolve(recipe: Recipe, *, from_file: bool = False) -> Job:
+def resolve(recipe: Recipe, *, from_file: bool = False, method: Method | None = None) -> Job:
     """Check a recipe against its method; raises UsageError, ParameterError or RecipeError before anything is opened.
 
     ``from_file``: parameters that the field's recipes must state are then required, and parameters of other methods
-    are warnings instead of errors.
+    are warnings instead of errors. ``method``: instead of the one that the recipe names.
     """
-    method = get_method(recipe.merge_method)
+    method = method or get_method(recipe.merge_method)
     recipe, warnings = _normalize(recipe, method, from_file)
     models, base, anchored, notes = _roles(recipe, method)
     values = _values(recipe, method, models, from_file)

@@ -80,6 +80,23 @@ def is_copy(slot: Slot) -> bool:
     return slot.action == "same" or (slot.action == "mix" and len(slot.sources) == 1 and source.dtype == slot.dtype)
 
 
+def measuring_tasks(plan: Plan) -> list[Task]:
+    """Inner products alone, of all groups: each input is read once."""
+    tasks: list[Task] = []
+    nothing: frozenset[str] = frozenset()
+    for places in _gathered(plan, nothing, nothing):
+        if len(places) > 1:
+            tasks.append(Small(tuple(plan.groups[place].slots[0] for place in places), places))
+            continue
+        group, ticket = plan.groups[places[0]], 0
+        for number in group.slots:
+            slot = plan.slots[number]
+            for a, b in _pieces(count(slot.shape), _piece(plan, slot)):
+                tasks.append(Rows(number, places[0], a, b) if group.rows else Measure(number, places[0], a, b, ticket))
+                ticket += 1
+    return tasks
+
+
 def make_tasks(plan: Plan, done: frozenset[str], measured: frozenset[str]) -> list[Task]:
     """All tasks, without tensors ``done`` and without measuring groups ``measured`` by an earlier run.
 

@@ -173,8 +173,12 @@ class Worker:
     def whole(self, task: Whole, slot: Slot) -> None:
         """Read once; measure; solve; mix."""
         rows = self.load(slot, 0, count(slot.shape))
-        mixture = self.solved(task, self.gram(rows))
         size = sum(info.size_bytes for _, info in slot.sources)
+        gram = self.total(task, self.gram(rows))
+        if self.run.only_measure:
+            self.run.count_bytes(size, size)
+            return
+        mixture = self.run.solve(self.plan.groups[task.group], gram)
         self.run.count_bytes(size, size // 2)
         for start, stop in self.output_pieces(slot):
             self.write_mixed(task.slot, slot, cut(rows, start, stop), mixture, start)
@@ -197,6 +201,11 @@ class Worker:
             grams = gram_many(many, raw=self.raw_gram) if self.plan.job.method.uses_gram else None
             if grams is None and self.plan.job.method.uses_gram:
                 return False
+            read = sum(info.nbytes for slot in slots for _, info in slot.sources)
+            if self.run.only_measure and grams is not None:
+                self.run.sink.store_grams([self.plan.groups[number] for number in task.groups], grams)
+                self.run.count_bytes(read, read)
+                return True
             weights = self.run.solve_many(task.groups, grams)
             stage = self.run.output.stage()
             if not mix_many(many, weights, TORCH_NAMES[slots[0].dtype], stage.address):
@@ -208,7 +217,6 @@ class Worker:
             self.drop_views()
         size = sum(nbytes(slot.dtype, slot.shape) for slot in slots)
         self.run.output.put(task.slots, 0, stage.data[:size].data, stage)
-        read = sum(info.nbytes for slot in slots for _, info in slot.sources)
         self.run.count_bytes(read, read)
         return True
 
@@ -216,14 +224,13 @@ class Worker:
         """Inner products of blocks, as the method needs them."""
         return gram_blocks(rows, raw=self.raw_gram, allow_nonfinite=self.allow)
 
-    def solved(self, task: Whole, grams: Array) -> Mixture:
-        """Coefficients of a tensor that is a group of its own, from its block sums in order."""
+    def total(self, task: Whole, grams: Array) -> Array:
+        """Inner products of a tensor that is a group of its own, from its block sums in order; kept."""
         gram = np.zeros(grams.shape[1:])
         for one in grams:
             gram = gram + one
-        group = self.plan.groups[task.group]
-        self.run.store_gram(group, 0, gram)
-        return self.run.solve(group, gram)
+        self.run.store_gram(self.plan.groups[task.group], 0, gram)
+        return gram
 
     def output_pieces(self, slot: Slot) -> Iterator[tuple[int, int]]:
         """(start, stop) of pieces that fit the staging memory."""
@@ -246,6 +253,9 @@ class Worker:
         group = self.plan.groups[task.group]
         first = task.start // columns
         self.run.store_gram(group, first, gram)
+        if self.run.only_measure:
+            self.count(slot, task)
+            return
         mixture = self.run.solve(group, gram, first)
         # The inner products are journaled before the tensor: a finished tensor always has them.
         self.run.rows_done(task.group)

@@ -11,19 +11,28 @@ from stockpot.measure._gram import (
     unpack,
 )
 from stockpot.measure._groups import BLOCK_REGEX, GRANULARITIES, Granularity, block_of, group_of
+from stockpot.measure._kinds import KINDS, kind_of
+from stockpot.measure._shape import angles, coordinates, distance, pairs, pairwise
 
 __all__ = [
     "BLOCK_REGEX",
     "GRANULARITIES",
+    "KINDS",
     "Array",
     "Granularity",
+    "angles",
     "block_of",
+    "coordinates",
     "cosines",
     "deltas",
+    "distance",
     "group_of",
     "is_frozen",
+    "kind_of",
     "mean_cosine",
     "norms",
     "pack",
+    "pairs",
+    "pairwise",
     "unpack",
 ]

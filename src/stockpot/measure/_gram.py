@@ -32,9 +32,14 @@ def cosines(gram: Array) -> Array:
     inverse = np.divide(1.0, length, out=np.zeros_like(length), where=length > 0)
     inner = deltas(gram)
     scaled = inner * inverse[..., :, None] * inverse[..., None, :]
+    return np.where(are_equal(gram), 1.0, np.clip(scaled, -1.0, 1.0))
+
+
+def are_equal(gram: Array) -> NDArray[np.bool_]:
+    """Which task vectors are equal, by |a|^2 = |b|^2 = <a, b> > 0, shape ``(..., N, N)``."""
+    inner = deltas(gram)
     squares = np.diagonal(inner, axis1=-2, axis2=-1)
-    equal = (inner == squares[..., :, None]) & (inner == squares[..., None, :]) & (inner > 0)
-    return np.where(equal, 1.0, np.clip(scaled, -1.0, 1.0))
+    return np.asarray((inner == squares[..., :, None]) & (inner == squares[..., None, :]) & (inner > 0))
 
 
 def mean_cosine(gram: Array) -> Array:

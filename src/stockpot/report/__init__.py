@@ -1,6 +1,16 @@
 """Records -> people: sentences and tables; no arithmetic, no files."""
 
+from stockpot.report._geometry import geometry_findings, geometry_summary, geometry_table
 from stockpot.report._tables import methods_table, plan_table
 from stockpot.report._text import human_bytes, merge_summary, method_page
 
-__all__ = ["human_bytes", "merge_summary", "method_page", "methods_table", "plan_table"]
+__all__ = [
+    "geometry_findings",
+    "geometry_summary",
+    "geometry_table",
+    "human_bytes",
+    "merge_summary",
+    "method_page",
+    "methods_table",
+    "plan_table",
+]

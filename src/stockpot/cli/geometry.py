@@ -1,0 +1,102 @@
+"""``stockpot geometry``."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from stockpot import errors
+from stockpot.cli import _output, _signals
+
+
+def geometry(
+    models: Annotated[list[str], typer.Argument(metavar="FT...", help="Fine-tunes: folders, files or Hub ids.")],
+    base: Annotated[str, typer.Option("--base", metavar="BASE", help="The model they were fine-tuned from.")],
+    centre: Annotated[
+        str | None, typer.Option("--centre", metavar="CKPT", help="A point to measure from: a mean of many, say.")
+    ] = None,
+    granularity: Annotated[
+        str | None,
+        typer.Option("--granularity", metavar="row|tensor|block|kind|model", help="Groups (default tensor)."),
+    ] = None,
+    kind: Annotated[
+        list[str] | None, typer.Option("--kind", metavar="REGEX=KIND", help="Kind of the tensors it matches.")
+    ] = None,
+    only: Annotated[list[str] | None, typer.Option("--only", metavar="REGEX", help="These tensors alone.")] = None,
+    exclude: Annotated[list[str] | None, typer.Option("--exclude", metavar="REGEX", help="Not these.")] = None,
+    rename: Annotated[
+        list[str] | None, typer.Option("--rename", metavar="[base:|N:]REGEX=REPL", help="Change names of inputs.")
+    ] = None,
+    missing: Annotated[
+        str | None, typer.Option("--missing", metavar="error|base|average|first", help="A tensor that some lack.")
+    ] = None,
+    mismatch: Annotated[
+        str | None, typer.Option("--mismatch", metavar="error|base|first", help="Shapes that differ.")
+    ] = None,
+    json_out: Annotated[Path | None, typer.Option("--json-out", metavar="FILE", help="All numbers as JSON.")] = None,
+    csv: Annotated[Path | None, typer.Option("--csv", metavar="FILE", help="All numbers as CSV.")] = None,
+    device: Annotated[str, typer.Option("--device", metavar="cpu|cuda|cuda:N|auto", help="Where to compute.")] = "cpu",
+    memory: Annotated[str, typer.Option("--memory", metavar="SIZE", help="Bound on the buffers.")] = "192MiB",
+    workers: Annotated[int | None, typer.Option("--workers", metavar="N", help="Threads.")] = None,
+    json: Annotated[bool, typer.Option("--json", help="Print one JSON object on stdout.")] = False,
+    quiet: Annotated[bool, typer.Option("--quiet", "-q", help="No messages, no progress.")] = False,
+    verbose: Annotated[bool, typer.Option("--verbose", "-v", help="Tracebacks with errors.")] = False,
+) -> None:
+    """Angles, norms and distances of fine-tunes around their base, and how far Model Stock would go.
+
+    `stockpot geometry --base BASE FT1 FT2`
+    """
+    with _signals.loading():
+        import json as jsonlib
+
+        from stockpot import _api
+        from stockpot.report import geometry_findings, geometry_summary, geometry_table
+
+    kinds = {}
+    for text in kind or []:
+        pattern, equals, name = text.rpartition("=")
+        if not equals or not pattern:
+            raise errors.ParameterError("--kind cannot be read", expected="REGEX=KIND", got=repr(text))
+        kinds[pattern] = name
+    for path in (json_out, csv):
+        if path is not None and not path.absolute().parent.is_dir():
+            raise errors.OutputError("there is no such folder", file=str(path.parent), remedy="make it first")
+    with _output.byte_progress("measuring", quiet) as progress:
+        found = _api.geometry(
+            base=base,
+            models=models,
+            centre=centre,
+            granularity=granularity or "tensor",
+            kinds=kinds,
+            only=only or (),
+            exclude=exclude or (),
+            rename=rename or (),
+            missing=missing or "error",  # type: ignore[arg-type]  # checked where the recipe is built
+            mismatch=mismatch or "error",  # type: ignore[arg-type]  # likewise
+            device=device,
+            memory=memory,
+            workers=workers,
+            progress=progress,
+        )
+    if json_out is not None:
+        _write(json_out, jsonlib.dumps(found.data(), indent=1, allow_nan=False) + "\n")
+    if csv is not None:
+        _write(csv, found.csv())
+    warnings = [*found.warnings, *geometry_findings(found)]
+    if json:
+        _output.print_object("geometry", "done", warnings, found.data())
+    else:
+        # Hundreds of tensors are for files; a terminal gets the kinds, unless it was asked for more.
+        _output.print_table(geometry_table(found if granularity else found.by("kind")))
+        for line in geometry_summary(found):
+            print(line)
+    _output.print_warnings(warnings, quiet)
+
+
+def _write(path: Path, text: str) -> None:
+    try:
+        path.write_text(text, "utf-8")
+    except OSError as error:
+        raise errors.RunError(f"writing failed ({error.strerror})", file=str(path), remedy="check the disk") from error

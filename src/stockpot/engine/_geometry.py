@@ -1,0 +1,356 @@
+"""The shape that fine-tunes make around their base: one pass for inner products, everything else from them."""
+
+from __future__ import annotations
+
+import csv
+import io
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from functools import cached_property
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from stockpot import errors
+from stockpot.checkpoint import count
+from stockpot.engine._align import Slot
+from stockpot.engine._execute import Progress, Run, execute
+from stockpot.engine._job import Job, resolve
+from stockpot.engine._plan import Group, Plan, make_plan, open_inputs
+from stockpot.engine._records import Records
+from stockpot.engine._schedule import measuring_tasks
+from stockpot.engine._sinks import NullSink
+from stockpot.measure import Array, angles, block_of, coordinates, cosines, distance, kind_of, pairs, pairwise
+from stockpot.measure import norms as norms_of
+from stockpot.methods import Mixture, coefficients, model_stock
+from stockpot.recipe import Recipe
+
+if TYPE_CHECKING:
+    import pandas as pd
+
+LEVELS = ("row", "tensor", "block", "kind", "model")
+
+
+@coefficients(base="required", models=(1, None), granularity="tensor", reference="")
+def survey(gram: Array) -> Mixture:
+    """Nothing is mixed."""
+    return Mixture(np.zeros(gram.shape[:-1]))
+
+
+class _Collected(NullSink):
+    """Keeps the inner products."""
+
+    def __init__(self) -> None:
+        self.found: dict[str, Array] = {}
+        self.rows: dict[str, dict[int, Array]] = {}
+
+    def store_gram(self, group: Group, first_row: int, gram: Array) -> None:
+        if group.rows:
+            self.rows.setdefault(group.name, {})[first_row] = gram
+        else:
+            self.found[group.name] = gram
+
+    def store_grams(self, groups: Sequence[Group], grams: Array) -> None:
+        self.found.update(zip((group.name for group in groups), grams, strict=True))
+
+    def of(self, group: Group) -> Array:
+        """Shape (rows or 1, N+1, N+1)."""
+        if not group.rows:
+            return self.found[group.name][None]
+        parts = self.rows[group.name]
+        return np.concatenate([parts[first] for first in sorted(parts)])
+
+
+@dataclass(frozen=True)
+class Geometry:
+    """Inner products of task vectors for each group of tensors, and the numbers that follow from them.
+
+    ``grams``: float64, shape ``(G, N+1, N+1)``: inner products of (w0, d_1 .. d_N) for G groups; with a centre, its
+    task vector comes last. Groups are rows, tensors, blocks, kinds or the model, by ``granularity``; coarser ones are
+    sums of finer ones. All properties are arrays over groups, angles in radians, distances in the weights' own unit.
+
+    >>> import stockpot, tempfile, torch, safetensors.torch
+    >>> folder = tempfile.mkdtemp()
+    >>> for name, value in {"base": [0.0, 0.0], "a": [1.0, 0.0], "b": [1.0, 1.0]}.items():
+    ...     safetensors.torch.save_file({"w": torch.tensor(value)}, f"{folder}/{name}.safetensors")
+    >>> files = [f"{folder}/{name}.safetensors" for name in ("a", "b")]
+    >>> shape = stockpot.geometry(base=f"{folder}/base.safetensors", models=files)
+    >>> shape.norms.round(4).tolist(), float(np.degrees(shape.angles[0, 0]).round(6))
+    ([[1.0, 1.4142]], 45.0)
+    """
+
+    base: str
+    models: tuple[str, ...]
+    centre: str | None
+    granularity: str
+    names: tuple[str, ...]
+    kinds: tuple[str, ...]
+    blocks: tuple[str, ...]
+    shapes: tuple[tuple[int, ...], ...]
+    elements: tuple[int, ...]
+    grams: Array = field(repr=False)
+    warnings: tuple[str, ...] = ()
+
+    @cached_property
+    def own(self) -> Array:
+        """The Grams without the centre, shape ``(G, N+1, N+1)``."""
+        size = len(self.models) + 1
+        return self.grams[:, :size, :size]
+
+    @cached_property
+    def pairs(self) -> tuple[tuple[int, int], ...]:
+        """The models (from 0) that each column of ``cosines``, ``angles`` and ``distances`` compares."""
+        return pairs(len(self.models))
+
+    @cached_property
+    def base_norms(self) -> Array:
+        """|w0|, shape ``(G,)``."""
+        return np.asarray(np.sqrt(self.own[:, 0, 0]))
+
+    @cached_property
+    def norms(self) -> Array:
+        """|d_i|, shape ``(G, N)``."""
+        return norms_of(self.own)
+
+    @cached_property
+    def relative_norms(self) -> Array:
+        """|d_i| / |w0|, shape ``(G, N)``; Inf or NaN where the base is zero."""
+        with np.errstate(divide="ignore", invalid="ignore"):
+            return np.asarray(self.norms / self.base_norms[:, None])
+
+    @cached_property
+    def cosines(self) -> Array:
+        """cos(d_i, d_j), shape ``(G, N(N-1)/2)``; 0 where one of them is zero."""
+        return pairwise(cosines(self.own))
+
+    @cached_property
+    def angles(self) -> Array:
+        """Angles between d_i and d_j in radians, shape ``(G, N(N-1)/2)``."""
+        return angles(self.own)
+
+    @cached_property
+    def t(self) -> Array:
+        """Model Stock's ratio, shape ``(G,)``; NaN for a single model and where nothing moved."""
+        return self._ratio("equal")
+
+    @cached_property
+    def t_free(self) -> Array:
+        """The same without the assumption of equal norms (``norms=free``)."""
+        return self._ratio("free")
+
+    def _ratio(self, norms: str) -> Array:
+        found = self._stock(norms).ratio if len(self.models) > 1 else None
+        return np.full(len(self.names), np.nan) if found is None else np.asarray(found)
+
+    def _stock(self, norms: str) -> Mixture:
+        return model_stock(self.own, {"norms": norms})
+
+    @cached_property
+    def distances(self) -> Array:
+        """|w_i - w_j|, shape ``(G, N(N-1)/2)``."""
+        unit = np.eye(len(self.models))
+        found = [distance(self.own, unit[i], unit[j]) for i, j in self.pairs]
+        return np.stack(found, axis=-1) if found else np.zeros((len(self.names), 0))
+
+    @cached_property
+    def points(self) -> dict[str, Array]:
+        """Weights over the task vectors, shape ``(G, N)`` or ``(G, N+1)`` with a centre, of every marked point."""
+        size, groups = self.grams.shape[-1] - 1, len(self.names)
+        found = {"base": np.zeros((groups, size))}
+        for number, model in enumerate(self.models):
+            found[model if model not in found else f"{model} ({number + 1})"] = np.tile(
+                np.eye(size)[number], (groups, 1)
+            )
+        mean = np.zeros((groups, size))
+        mean[:, : len(self.models)] = 1.0 / len(self.models)
+        found["mean"] = mean
+        if len(self.models) > 1:
+            merged = np.zeros((groups, size))
+            merged[:, : len(self.models)] = self._stock("equal").weights[:, 1:]
+            found["model_stock"] = merged
+        if self.centre is not None:
+            found["centre"] = np.tile(np.eye(size)[-1], (groups, 1))
+        return found
+
+    def distance(self, one: str, other: str) -> Array:
+        """Distance of two marked points (``base``, a model, ``mean``, ``model_stock``, ``centre``), shape ``(G,)``."""
+        for name in (one, other):
+            if name not in self.points:
+                raise errors.unknown_name("point", name, tuple(self.points))
+        return distance(self.grams, self.points[one], self.points[other])
+
+    def coordinates(self, group: int = 0, dimensions: int = 2) -> tuple[dict[str, Array], Array]:
+        """Principal coordinates of all marked points in one group, and each axis's share of their variance."""
+        places, shares = coordinates(
+            self.grams[group], np.stack([point[group] for point in self.points.values()]), dimensions
+        )
+        return dict(zip(self.points, places, strict=True)), shares
+
+    def by(self, granularity: str) -> Geometry:
+        """The same in coarser groups: ``tensor``, ``block``, ``kind`` or ``model``."""
+        if granularity not in LEVELS or LEVELS.index(granularity) < LEVELS.index(self.granularity):
+            raise errors.unknown_name("granularity", granularity, LEVELS[LEVELS.index(self.granularity) :])
+        if granularity == self.granularity:
+            return self
+        members: dict[str, list[int]] = {}
+        for number in range(len(self.names)):
+            key = {
+                "tensor": self.names[number].rpartition("[")[0] or self.names[number],
+                "block": self.blocks[number],
+                "kind": self.kinds[number],
+                "model": "model",
+            }[granularity]
+            members.setdefault(key, []).append(number)
+
+        def shared(values: Sequence[str], own: Sequence[int]) -> str:
+            return values[own[0]] if len({values[number] for number in own}) == 1 else "mixed"
+
+        lists = list(members.values())
+        return replace(
+            self,
+            granularity=granularity,
+            names=tuple(members),
+            kinds=tuple(shared(self.kinds, own) for own in lists),
+            blocks=tuple(shared(self.blocks, own) for own in lists),
+            shapes=tuple(self.shapes[own[0]] if len(own) == 1 else () for own in lists),
+            elements=tuple(sum(self.elements[number] for number in own) for own in lists),
+            grams=np.stack([self.grams[own].sum(axis=0) for own in lists])
+            if lists
+            else np.zeros((0, *self.grams.shape[1:])),
+        )
+
+    def data(self) -> dict[str, object]:
+        """Plain values, for ``--json``; what is not finite is null."""
+        total = self.by("model")
+        return {
+            "base": self.base,
+            "models": list(self.models),
+            "centre": self.centre,
+            "granularity": self.granularity,
+            "pairs": [f"{i}{j}" if len(self.models) <= 10 else f"{i}-{j}" for i, j in self.pairs],
+            "groups": {name: self._entry(number) for number, name in enumerate(self.names)},
+            "total": total._entry(0) if total.names else {},
+        }
+
+    def _entry(self, number: int) -> dict[str, object]:
+        return {
+            "kind": self.kinds[number],
+            "block": self.blocks[number],
+            "shape": list(self.shapes[number]),
+            "elements": self.elements[number],
+            "base_norm": _plain(self.base_norms[number]),
+            "norms": _plain(self.norms[number]),
+            "relative_norms": _plain(self.relative_norms[number]),
+            "cosines": _plain(self.cosines[number]),
+            "angles_degrees": _plain(np.degrees(self.angles[number])),
+            "distances": _plain(self.distances[number]),
+            "t": _plain(self.t[number]),
+            "t_free": _plain(self.t_free[number]),
+            "to": {
+                name: {other: _plain(self._distances_to[name][other][number]) for other in self._distances_to[name]}
+                for name in self._distances_to
+            },
+        }
+
+    @cached_property
+    def _distances_to(self) -> dict[str, dict[str, Array]]:
+        goals = [name for name in ("mean", "model_stock", "centre") if name in self.points]
+        return {goal: {name: self.distance(name, goal) for name in self.points if name != goal} for goal in goals}
+
+    def table(self) -> dict[str, list[object]]:
+        """Columns of one row for each group: the same numbers, flat."""
+        columns: dict[str, list[object]] = {
+            "name": list(self.names),
+            "kind": list(self.kinds),
+            "block": list(self.blocks),
+            "shape": ["x".join(map(str, shape)) for shape in self.shapes],
+            "elements": list(self.elements),
+            "base_norm": self.base_norms.tolist(),
+        }
+        for number in range(len(self.models)):
+            columns[f"norm_{number}"] = self.norms[:, number].tolist()
+        for column, (i, j) in enumerate(self.pairs):
+            columns[f"cosine_{i}_{j}"] = self.cosines[:, column].tolist()
+            columns[f"angle_degrees_{i}_{j}"] = np.degrees(self.angles[:, column]).tolist()
+        columns["t"] = self.t.tolist()
+        columns["t_free"] = self.t_free.tolist()
+        return columns
+
+    def csv(self) -> str:
+        """``table`` as CSV with a heading; numbers in full, what is not a number left empty."""
+        columns = self.table()
+        out = io.StringIO()
+        writer = csv.writer(out, lineterminator="\n")
+        writer.writerow(columns)
+        for line in zip(*columns.values(), strict=True):
+            writer.writerow("" if isinstance(one, float) and math.isnan(one) else one for one in line)
+        return out.getvalue()
+
+    def to_pandas(self) -> pd.DataFrame:
+        """``table`` as a DataFrame, indexed by name. Needs pandas."""
+        try:
+            import pandas as pd
+        except ImportError:
+            raise errors.MissingExtraError("pandas", "report") from None
+        return pd.DataFrame(self.table()).set_index("name")
+
+
+def _plain(value: Any) -> Any:
+    """Lists and numbers for JSON."""
+    if isinstance(value, np.ndarray) and value.ndim:
+        return [_plain(one) for one in value]
+    return float(value) if math.isfinite(value) else None
+
+
+def measure_geometry(
+    recipe: Recipe,
+    *,
+    centre: str | None,
+    granularity: str,
+    kinds: Mapping[str, str],
+    memory: int,
+    workers: int | None,
+    device: str,
+    progress: Progress | None = None,
+) -> Geometry:
+    """Read every input once; all the rest is arithmetic on small matrices."""
+    if granularity not in LEVELS:
+        raise errors.unknown_name("granularity", granularity, LEVELS)
+    block_regex = recipe.parameters.get("block_regex")
+    finest = "row" if granularity == "row" else "tensor"
+    job: Job = resolve(recipe.model_copy(update={"granularity": finest}), method=survey)
+    plan = make_plan(job, open_inputs(job), Path("geometry"), memory=memory, workers=workers, device=device)
+    sink = _Collected()
+    execute(Run(plan, measuring_tasks(plan), sink, Records(), only_measure=True), progress)
+    found = _geometry(plan, sink, centre, finest, kinds, block_regex if isinstance(block_regex, str) else None)
+    return found.by(granularity)
+
+
+def _geometry(
+    plan: Plan, sink: _Collected, centre: str | None, finest: str, kinds: Mapping[str, str], block_regex: str | None
+) -> Geometry:
+    slots = [plan.slots[group.slots[0]] for group in plan.groups]
+    grams = [sink.of(group) for group in plan.groups]
+    size = len(plan.job.models) + 1
+    entries: list[tuple[str, Slot, tuple[int, ...]]] = []
+    for slot, gram in zip(slots, grams, strict=True):
+        if finest == "row" and len(slot.shape) > 1:
+            entries += [(f"{slot.name}[{row}]", slot, slot.shape[1:]) for row in range(len(gram))]
+        else:
+            entries.append((slot.name, slot, slot.shape))
+    models = plan.job.models[:-1] if centre is not None else plan.job.models
+    return Geometry(
+        plan.job.base or "",
+        tuple(models),
+        centre,
+        finest,
+        tuple(name for name, _, _ in entries),
+        tuple(kind_of(slot.name, slot.shape, kinds) for _, slot, _ in entries),
+        tuple(block_of(slot.name, block_regex) for _, slot, _ in entries),
+        tuple(shape for _, _, shape in entries),
+        tuple(count(shape) for _, _, shape in entries),
+        np.concatenate(grams) if grams else np.zeros((0, size, size)),
+        plan.warnings,
+    )
