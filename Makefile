@@ -4,7 +4,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 STAMP := $(VENV)/.installed
 
-.PHONY: demo test check format bench docs clean
+.PHONY: demo test check format bench docs clean browser
 
 NATIVE := $(wildcard src/stockpot/kernels/native/*)
 
@@ -18,8 +18,12 @@ $(STAMP): pyproject.toml constraints.txt setup.py $(NATIVE)
 demo: $(STAMP)
 	$(BIN)/stockpot demo --out stockpot-demo
 
-test: $(STAMP)
+test: $(STAMP) browser
 	$(BIN)/python -m pytest -n 2 --dist loadfile
+
+# The tests of pages want chromium and skip without it; a machine of ours gets it, others are left as they are.
+browser:
+	@command -v chromium > /dev/null || { [ "$$CI" != true ] || { apt-get update -qq && apt-get install -y -qq chromium; } > /dev/null; }
 
 check: $(STAMP)
 	$(BIN)/ruff format --check .

@@ -106,3 +106,13 @@ def test_refusals(program: Program, kitchen: Kitchen, tmp_path: Path) -> None:
     outcome = refused("mismatch", "--base", tmp_path / "b.safetensors", tmp_path / "a.safetensors")
     assert "shape" in outcome.first
     assert len(outcome.err.splitlines()) <= 12
+
+
+def test_a_report_and_figures(program: Program, kitchen: Kitchen, tmp_path: Path) -> None:
+    """``--html`` and ``--figures`` write what they say; a folder for figures is made."""
+    page, figures = tmp_path / "report.html", tmp_path / "figures"
+    program.does(*asked(kitchen, "--html", str(page), "--figures", str(figures), "--quiet"))
+    text = page.read_text("utf-8")
+    assert text.startswith("<!DOCTYPE html>")
+    assert f"Geometry of 2 fine-tunes of {kitchen.base}" in text
+    assert {path.suffix for path in figures.iterdir()} == {".png", ".svg", ".pdf", ".json"}

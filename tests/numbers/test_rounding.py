@@ -198,7 +198,7 @@ def test_any_half_precision_values(values, dtype, alphas):
     inputs = [torch.tensor(column, dtype=FP64).to(dtype) for column in zip(*values, strict=True)]
     weight = [alpha / 4 for alpha in alphas]
     merged = merge_one("task_arithmetic", inputs[0], inputs[1:], parameters={"weight": weight})
-    weights = [Fraction(1) - Fraction(weight[0]) - Fraction(weight[1]), *map(Fraction, weight)]
+    weights = [Fraction(1.0 - math.fsum(weight)), *map(Fraction, weight)]  # as they are recorded
     for at, got in enumerate(exact.numbers(merged).tolist()):
         terms = [Fraction(float(one[at])) for one in inputs]
         total = sum((a * x for a, x in zip(weights, terms, strict=True)), Fraction(0))

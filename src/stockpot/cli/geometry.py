@@ -37,6 +37,10 @@ def geometry(
     ] = None,
     json_out: Annotated[Path | None, typer.Option("--json-out", metavar="FILE", help="All numbers as JSON.")] = None,
     csv: Annotated[Path | None, typer.Option("--csv", metavar="FILE", help="All numbers as CSV.")] = None,
+    html: Annotated[Path | None, typer.Option("--html", metavar="FILE", help="A report with pictures.")] = None,
+    figures: Annotated[
+        Path | None, typer.Option("--figures", metavar="DIR", help="The pictures as PNG, SVG, PDF, with their data.")
+    ] = None,
     device: Annotated[str, typer.Option("--device", metavar="cpu|cuda|cuda:N|auto", help="Where to compute.")] = "cpu",
     memory: Annotated[str, typer.Option("--memory", metavar="SIZE", help="Bound on the buffers.")] = "192MiB",
     workers: Annotated[int | None, typer.Option("--workers", metavar="N", help="Threads.")] = None,
@@ -51,8 +55,7 @@ def geometry(
     with _signals.loading():
         import json as jsonlib
 
-        from stockpot import _api
-        from stockpot.report import geometry_findings, geometry_summary, geometry_table
+        from stockpot import _api, report
 
     kinds = {}
     for text in kind or []:
@@ -60,7 +63,7 @@ def geometry(
         if not equals or not pattern:
             raise errors.ParameterError("--kind cannot be read", expected="REGEX=KIND", got=repr(text))
         kinds[pattern] = name
-    for path in (json_out, csv):
+    for path in (json_out, csv, html, figures):
         if path is not None and not path.absolute().parent.is_dir():
             raise errors.OutputError("there is no such folder", file=str(path.parent), remedy="make it first")
     with _output.byte_progress("measuring", quiet) as progress:
@@ -84,13 +87,17 @@ def geometry(
         _write(json_out, jsonlib.dumps(found.data(), indent=1, allow_nan=False) + "\n")
     if csv is not None:
         _write(csv, found.csv())
-    warnings = [*found.warnings, *geometry_findings(found)]
+    if html is not None:
+        _write(html, report.geometry_page(found))
+    if figures is not None:
+        report.save_figures(found, figures)
+    warnings = [*found.warnings, *report.geometry_findings(found)]
     if json:
         _output.print_object("geometry", "done", warnings, found.data())
     else:
         # Hundreds of tensors are for files; a terminal gets the kinds, unless it was asked for more.
-        _output.print_table(geometry_table(found if granularity else found.by("kind")))
-        for line in geometry_summary(found):
+        _output.print_table(report.geometry_table(found if granularity else found.by("kind")))
+        for line in report.geometry_summary(found):
             print(line)
     _output.print_warnings(warnings, quiet)
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import csv
 import io
 import math
+import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from functools import cached_property
@@ -297,6 +298,11 @@ class Geometry:
         return pd.DataFrame(self.table()).set_index("name")
 
 
+def _natural(name: str) -> list[tuple[int, int, str]]:
+    """Numbers in a name count as numbers: layer 2 comes before layer 10."""
+    return [(0, int(part), "") if part.isdecimal() else (1, 0, part) for part in re.split(r"(\d+)", name)]
+
+
 def _plain(value: Any) -> Any:
     """Lists and numbers for JSON."""
     if isinstance(value, np.ndarray) and value.ndim:
@@ -331,8 +337,9 @@ def measure_geometry(
 def _geometry(
     plan: Plan, sink: _Collected, centre: str | None, finest: str, kinds: Mapping[str, str], block_regex: str | None
 ) -> Geometry:
-    slots = [plan.slots[group.slots[0]] for group in plan.groups]
-    grams = [sink.of(group) for group in plan.groups]
+    groups = sorted(plan.groups, key=lambda group: _natural(group.name))
+    slots = [plan.slots[group.slots[0]] for group in groups]
+    grams = [sink.of(group) for group in groups]
     size = len(plan.job.models) + 1
     entries: list[tuple[str, Slot, tuple[int, ...]]] = []
     for slot, gram in zip(slots, grams, strict=True):

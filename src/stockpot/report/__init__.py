@@ -1,11 +1,16 @@
 """Records -> people: sentences and tables; no arithmetic, no files."""
 
+from stockpot.report._figures import FIGURES, figures_of, save_figures, svg
 from stockpot.report._geometry import geometry_findings, geometry_summary, geometry_table
+from stockpot.report._page import geometry_page
 from stockpot.report._tables import methods_table, plan_table
 from stockpot.report._text import human_bytes, merge_summary, method_page
 
 __all__ = [
+    "FIGURES",
+    "figures_of",
     "geometry_findings",
+    "geometry_page",
     "geometry_summary",
     "geometry_table",
     "human_bytes",
@@ -13,4 +18,6 @@ __all__ = [
     "method_page",
     "methods_table",
     "plan_table",
+    "save_figures",
+    "svg",
 ]
