@@ -260,6 +260,7 @@ def geometry(
     rename: Sequence[str] = (),
     missing: Missing = "error",
     mismatch: Mismatch = "error",
+    stored: Ref | None = None,
     device: str = "cpu",
     memory: str | int = DEFAULT_MEMORY,
     workers: int | None = None,
@@ -270,6 +271,7 @@ def geometry(
     Arguments: ``base`` and ``models`` (one or more): folders, files or Hub ids; ``centre``, a checkpoint to measure
     distances from, such as the mean of many fine-tunes; ``granularity``: row, tensor, block, kind or model;
     ``block_regex``, what of a name is its block; ``kinds``, regex -> kind, asked before our names;
+    ``stored``, the output of a Model Stock merge of the same inputs: what it measured is then not measured again;
     the rest as ``merge``. Returns a Geometry. Raises InputError kinds. Cost: each input is read once; memory is the
     budget and N^2 numbers for each group.
 
@@ -297,6 +299,7 @@ def geometry(
         memory=parse_size(memory),
         workers=workers,
         device=choose_device(device),
+        stored=None if stored is None else str(stored),
         progress=progress,
     )
 

@@ -208,3 +208,28 @@ def test_not_a_number_is_refused(tmp_path: Path) -> None:
             measured(tmp_path, made)
         assert caught.value.tensor == name
         assert "m2" in str(caught.value)
+
+
+def test_what_a_merge_measured_is_not_measured_again(tmp_path: Path) -> None:
+    """The same arrays, to the last bit, without a look at the weights; from changed inputs or records a fresh look."""
+    base, *models = saved(tmp_path, states(3))
+    out = tmp_path / "out"
+    stockpot.merge("model_stock", base=base, models=models, out=out)
+    fresh = stockpot.geometry(base=base, models=models)
+    seen: list[int] = []
+
+    def told(done: int, total: int) -> None:
+        seen.append(total)
+
+    again = stockpot.geometry(base=base, models=models, stored=out, progress=told)
+    assert seen == []
+    assert np.array_equal(again.grams, fresh.grams)
+    assert again.names == fresh.names
+    assert again.warnings == fresh.warnings
+    turned = stockpot.geometry(base=base, models=models[::-1], stored=out)
+    assert any("other inputs" in warning for warning in turned.warnings)
+    assert np.array_equal(turned.grams[:, 1, 1], fresh.grams[:, 3, 3])
+    (out / "stockpot_geometry.safetensors").write_bytes(b"x" + (out / "stockpot_geometry.safetensors").read_bytes()[1:])
+    assert any("not those" in w for w in stockpot.geometry(base=base, models=models, stored=out).warnings)
+    with pytest.raises(errors.NotFoundError, match="stockpot_geometry"):
+        stockpot.geometry(base=base, models=models, stored=tmp_path)

@@ -17,7 +17,8 @@ NAMES = {
     "bias": ["encoder.layer.3.attention.self.query.bias", "h.0.attn.c_attn.bias", "blocks.3.attn.qkv.bias"],
     "norm": [
         "model.layers.0.input_layernorm.weight", "model.norm.weight", "encoder.layer.3.output.LayerNorm.bias",
-        "ln_f.weight", "h.0.ln_1.bias", "visual.ln_pre.weight", "layer1.0.bn2.weight", "encoder.block.0.layer.0.layer_norm.weight",
+        "ln_f.weight", "h.0.ln_1.bias", "visual.ln_pre.weight", "layer1.0.bn2.weight",
+        "encoder.block.0.layer.0.layer_norm.weight",
         "blocks.3.norm1.weight", "model.layers.0.self_attn.q_norm.weight", "encoder.final_layer_norm.weight",
     ],
     "embedding": [

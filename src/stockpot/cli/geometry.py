@@ -35,6 +35,10 @@ def geometry(
     mismatch: Annotated[
         str | None, typer.Option("--mismatch", metavar="error|base|first", help="Shapes that differ.")
     ] = None,
+    stored: Annotated[
+        str | None,
+        typer.Option("--stored", metavar="OUT", help="A Model Stock merge of these inputs: not read again."),
+    ] = None,
     json_out: Annotated[Path | None, typer.Option("--json-out", metavar="FILE", help="All numbers as JSON.")] = None,
     csv: Annotated[Path | None, typer.Option("--csv", metavar="FILE", help="All numbers as CSV.")] = None,
     html: Annotated[Path | None, typer.Option("--html", metavar="FILE", help="A report with pictures.")] = None,
@@ -78,6 +82,7 @@ def geometry(
             rename=rename or (),
             missing=missing or "error",  # type: ignore[arg-type]  # checked where the recipe is built
             mismatch=mismatch or "error",  # type: ignore[arg-type]  # likewise
+            stored=stored,
             device=device,
             memory=memory,
             workers=workers,

@@ -23,6 +23,7 @@ from stockpot.engine._plan import Group, Plan, make_plan, open_inputs
 from stockpot.engine._records import Records
 from stockpot.engine._schedule import measuring_tasks
 from stockpot.engine._sinks import NullSink
+from stockpot.engine._stored import stored_grams
 from stockpot.measure import Array, angles, block_of, coordinates, cosines, distance, kind_of, pairs, pairwise
 from stockpot.measure import norms as norms_of
 from stockpot.methods import Mixture, coefficients, model_stock
@@ -319,9 +320,13 @@ def measure_geometry(
     memory: int,
     workers: int | None,
     device: str,
+    stored: str | None = None,
     progress: Progress | None = None,
 ) -> Geometry:
-    """Read every input once; all the rest is arithmetic on small matrices."""
+    """Read every input once, or the inner products that a merge of the same inputs wrote (``stored``).
+
+    All the rest is arithmetic on small matrices.
+    """
     if granularity not in LEVELS:
         raise errors.unknown_name("granularity", granularity, LEVELS)
     block_regex = recipe.parameters.get("block_regex")
@@ -329,8 +334,14 @@ def measure_geometry(
     job: Job = resolve(recipe.model_copy(update={"granularity": finest}), method=survey)
     plan = make_plan(job, open_inputs(job), Path("geometry"), memory=memory, workers=workers, device=device)
     sink = _Collected()
-    execute(Run(plan, measuring_tasks(plan), sink, Records(), only_measure=True), progress)
+    sink.found, why = stored_grams(stored, plan) if stored is not None else ({}, "")
+    if stored is not None and finest == "row":
+        sink.found, why = {}, "rows were asked for"
+    if not sink.found:
+        execute(Run(plan, measuring_tasks(plan), sink, Records(), only_measure=True), progress)
     found = _geometry(plan, sink, centre, finest, kinds, block_regex if isinstance(block_regex, str) else None)
+    if why:
+        found = replace(found, warnings=(*found.warnings, f"{stored} was not used: {why}; the inputs were read"))
     return found.by(granularity)
 
 

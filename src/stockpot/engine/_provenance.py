@@ -13,6 +13,7 @@ from typing import Any
 import xxhash
 
 from stockpot._version import __version__
+from stockpot.checkpoint import Source
 from stockpot.engine._plan import Plan
 from stockpot.engine._records import Records, summarize
 
@@ -75,7 +76,22 @@ def run_record(plan: Plan, seconds: float, bytes_read: int, peak_memory: int, st
         "bytes_read": bytes_read,
         "bytes_written": plan.bytes_written,
         "peak_memory_bytes": peak_memory,
+        "inputs": [identities(checkpoint) for checkpoint in plan.inputs.checkpoints],
     }
+
+
+def identities(source: Source) -> list[dict[str, Any]]:
+    """What tells that the files of an input are still those that were read."""
+    return [
+        {
+            "path": file.path,
+            "bytes": file.size,
+            "header_xxh3": file.header_digest,
+            "mtime_ns": file.mtime_ns,
+            "inode": file.inode,
+        }
+        for file in source.files
+    ]
 
 
 def sums(contents: Mapping[str, bytes]) -> bytes:

@@ -1,0 +1,56 @@
+"""Inner products that a merge wrote beside its output, for whoever asks about the same inputs again."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+
+import numpy as np
+
+from stockpot import errors
+from stockpot.checkpoint import Source, local_path, open_checkpoint
+from stockpot.engine._plan import Plan
+from stockpot.engine._provenance import PROVENANCE, RUN, SUMS, identities
+from stockpot.engine._sinks import GEOMETRY
+from stockpot.measure import Array, unpack
+
+
+def stored_grams(out: str, plan: Plan) -> tuple[dict[str, Array], str]:
+    """Inner products of every group of the plan; or none, and why they cannot be used.
+
+    They can where the inputs are the same files in the same order (header digest, size, time and inode of each), the
+    merge measured each tensor by itself, and the file is the one that the output's sums speak of.
+    """
+    folder = local_path(out)
+    if not (folder / GEOMETRY).is_file():
+        raise errors.NotFoundError(
+            f"there is no {GEOMETRY}", file=str(folder), remedy="give the folder that a Model Stock merge has written"
+        )
+    try:
+        record = json.loads((folder / PROVENANCE).read_text("utf-8"))
+        inputs = json.loads((folder / RUN).read_text("utf-8"))["inputs"]
+        sums = dict(line.split("  ")[::-1] for line in (folder / SUMS).read_text("utf-8").splitlines())
+        granularity = record["recipe"]["granularity"] or "tensor"
+    except (OSError, ValueError, KeyError, TypeError) as error:
+        return {}, f"its records cannot be read ({type(error).__name__})"
+    if inputs != [identities(checkpoint) for checkpoint in plan.inputs.checkpoints]:
+        return {}, "it was made from other inputs, or they have changed"
+    if granularity != "tensor":
+        return {}, f"it was measured by {granularity}"
+    if hashlib.sha256((folder / GEOMETRY).read_bytes()).hexdigest() != sums.get(GEOMETRY):
+        return {}, "its inner products are not those that were written"
+    source = open_checkpoint(folder / GEOMETRY)
+    missing = [group.name for group in plan.groups if group.name not in source.tensors]
+    if missing:
+        return {}, f"it does not hold {missing[0]}"
+    return _read(source, plan), ""
+
+
+def _read(source: Source, plan: Plan) -> dict[str, Array]:
+    found: dict[str, Array] = {}
+    for group in plan.groups:
+        info = source.tensors[group.name]
+        data = bytearray(info.nbytes)
+        source.read_into(info, 0, memoryview(data))
+        found[group.name] = unpack(np.frombuffer(data), len(plan.slots[group.slots[0]].sources))
+    return found
