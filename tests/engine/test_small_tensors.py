@@ -102,3 +102,20 @@ def test_one_that_overflows_is_named(tmp_path: Path) -> None:
         "task_arithmetic", base=base, models=[model, model], parameters={"weight": (0.5, 0.25)}
     )
     assert merged["t7"].tolist() == [36864.0] * 20
+
+
+def test_more_models_than_are_seen_in_place(tmp_path: Path) -> None:
+    """Beyond some number inputs are read into buffers: the same bits as from state dicts, one tensor at a time."""
+    made: list[State] = []
+    for model in range(36):
+        generator = torch.Generator().manual_seed(model)
+        made.append({name: 1.0 + 0.1 * torch.randn(40, generator=generator) for name in ("a", "b", "c")})
+        folder(tmp_path / f"m{model}", made[-1])
+    base, *models = [tmp_path / f"m{model}" for model in range(36)]
+    stockpot.merge("model_stock", base=base, models=models, out=tmp_path / "out")
+    merged = load_file(tmp_path / "out" / "model.safetensors")
+    for name in merged:
+        alone = stockpot.merge_state_dicts(
+            "model_stock", base={name: made[0][name]}, models=[{name: state[name]} for state in made[1:]]
+        )
+        assert torch.equal(merged[name], alone[name])

@@ -34,6 +34,9 @@ from stockpot.methods import Mixture
 
 DROP_BYTES = 4 << 20
 """Viewed bytes after which a worker drops its views."""
+MOST_VIEWED = 32
+"""Inputs that are seen in place. A view's edges are whole large pages: of more inputs they come to more memory than the
+budget, and copying then costs little beside the inner products."""
 
 
 class Worker:
@@ -47,7 +50,8 @@ class Worker:
         self.raw_address = self.raw.ctypes.data
         self.allow = run.plan.job.recipe.allow_nonfinite
         self.raw_gram = run.plan.job.method.needs == "raw_gram"
-        self.views = run.plan.budget.device == "cpu" and is_compiled()
+        inputs = max((len(slot.sources) for slot in run.plan.slots), default=0)
+        self.views = run.plan.budget.device == "cpu" and is_compiled() and inputs <= MOST_VIEWED
         self.viewed: dict[int, list[TensorInfo]] = {}
         self.viewed_bytes = 0
 
