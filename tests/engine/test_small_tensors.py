@@ -119,3 +119,18 @@ def test_more_models_than_are_seen_in_place(tmp_path: Path) -> None:
             "model_stock", base={name: made[0][name]}, models=[{name: state[name]} for state in made[1:]]
         )
         assert torch.equal(merged[name], alone[name])
+
+
+def test_more_shards_than_are_kept_open(tmp_path: Path) -> None:
+    """Neighbours in 300 files: a file that has left the pool stays mapped while its tensors are worked on."""
+    names = [f"t{number:03d}" for number in range(300)]
+    made: list[State] = []
+    for model in range(3):
+        generator = torch.Generator().manual_seed(model)
+        made.append({name: 1.0 + 0.1 * torch.randn(500, generator=generator) for name in names})
+        folder(tmp_path / f"m{model}", *[{name: made[-1][name]} for name in names])
+    base, *models = [tmp_path / f"m{model}" for model in range(3)]
+    stockpot.merge("model_stock", base=base, models=models, out=tmp_path / "out.safetensors")
+    merged = load_file(tmp_path / "out.safetensors")
+    expected = stockpot.merge_state_dicts("model_stock", base=made[0], models=made[1:])
+    assert all(torch.equal(merged[name], expected[name]) for name in names)

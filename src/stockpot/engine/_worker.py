@@ -193,12 +193,14 @@ class Worker:
         slots = [self.plan.slots[number] for number in task.slots]
         dtypes = tuple(TORCH_NAMES[info.dtype] for _, info in slots[0].sources)
         addresses = np.empty((len(slots), len(dtypes)), dtype=np.uint64)
+        held: list[View] = []  # a file stays mapped as long as there is a view of it
         try:
             for place, slot in enumerate(slots):
                 for column, (number, info) in enumerate(slot.sources):
                     view = self.view(number, info, 0, info.nbytes)
                     if view is None:
                         return False
+                    held.append(view)
                     addresses[place, column] = view.address
             counts = np.array([count(slot.shape) for slot in slots], dtype=np.int64)
             many = Many(dtypes, addresses, counts)
