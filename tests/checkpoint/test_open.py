@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import json
 import os
 import threading
@@ -255,6 +256,7 @@ def test_reads_by_range_from_threads(tmp_path: Path) -> None:
 
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(_files, "POOL_SIZE", 3)
+        gc.collect()  # files of other tests
         before = open_descriptors()
         threads = [threading.Thread(target=work, args=(seed,)) for seed in range(6)]
         for thread in threads:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 from pathlib import Path
 
 import pytest
@@ -134,3 +135,24 @@ def test_more_shards_than_are_kept_open(tmp_path: Path) -> None:
     merged = load_file(tmp_path / "out.safetensors")
     expected = stockpot.merge_state_dicts("model_stock", base=made[0], models=made[1:])
     assert all(torch.equal(merged[name], expected[name]) for name in names)
+
+
+def test_nothing_stays_open(paths: list[Path], tmp_path: Path) -> None:
+    """Merges and measurements leave no descriptor and no mapping behind, while their plans are still there too."""
+
+    root = str(paths[0].parent)
+
+    def left() -> tuple[int, int]:
+        links = [str(link.resolve()) for link in Path("/proc/self/fd").iterdir()]
+        return sum(link.startswith(root) for link in links), Path("/proc/self/maps").read_text().count(root)
+
+    gc.collect()  # what the errors of other tests hold
+    models = [{"model": str(path)} for path in paths[1:]]
+    recipe = {"merge_method": "model_stock", "base_model": str(paths[0]), "models": models}
+    plan = stockpot.plan(stockpot.Recipe.model_validate(recipe), out=tmp_path / "planned")
+    for number in range(3):
+        stockpot.merge("model_stock", base=paths[0], models=paths[1:], out=tmp_path / f"out{number}")
+        kept = stockpot.geometry(base=paths[0], models=paths[1:])
+        assert left() == (0, 0)
+    assert plan.slots
+    assert kept.names

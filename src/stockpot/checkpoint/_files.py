@@ -184,3 +184,6 @@ class FilePool:
             for fd in self._open.values():
                 os.close(fd)
             self._open.clear()
+
+    def __del__(self) -> None:
+        self.close()

@@ -55,5 +55,8 @@ class Source(Protocol):
     def view(self, info: TensorInfo, start: int, size: int) -> View | None:
         """Bytes of a dense tensor where they are, without a copy; None where they must be read."""
 
+    def close(self) -> None:
+        """Close what is open; it is opened again where it is needed."""
+
     def drop_views(self, infos: Sequence[TensorInfo]) -> None:
         """What was viewed of these tensors is not needed for now, and need not stay in this process's memory."""

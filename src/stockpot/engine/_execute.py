@@ -221,8 +221,12 @@ def execute(run: Run, progress: Progress | None = None) -> None:
         threading.Thread(target=work, args=(Worker(run, number),), name=f"stockpot-{number}", daemon=True)
         for number in range(min(run.plan.budget.workers, max(len(run.tasks), 1)))
     ]
-    with catching_lost_pages():
-        _work(run, threads, progress, total)
+    try:
+        with catching_lost_pages():
+            _work(run, threads, progress, total)
+    finally:
+        for source in run.plan.inputs.checkpoints:
+            source.close()
     failure = run.failure()
     if failure is not None:
         raise failure

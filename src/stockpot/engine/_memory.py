@@ -65,6 +65,9 @@ class MemorySource:
         data = tensor.reshape(-1).view(torch.uint8).numpy()[start : start + size]
         return View(data, tensor.data_ptr() + start)
 
+    def close(self) -> None:
+        """Nothing is open."""
+
     def drop_views(self, infos: Sequence[TensorInfo]) -> None:
         """The memory is its owner's."""
 
