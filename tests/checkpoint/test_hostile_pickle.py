@@ -91,14 +91,14 @@ def extension(tmp_path: Path) -> Iterator[bytes]:
         yield b"\x82\xf0(S'touch " + str(tmp_path / "m").encode() + b"'\ntR."
     finally:
         copyreg.remove_extension("posix", "system", 240)
-        copyreg._extension_cache.pop(240, None)  # type: ignore[attr-defined]
+        copyreg._extension_cache.pop(240, None)  # type: ignore[attr-defined]  # private: typeshed has none
 
 
 @pytest.mark.parametrize("cached", [False, True])
 def test_the_extension_registry_is_no_way_in(cached: bool, extension: bytes, tmp_path: Path) -> None:
     """A function that some library registered as an extension is refused like any other, even once it was looked up."""
     if cached:
-        copyreg._extension_cache[240] = os.system  # type: ignore[attr-defined]
+        copyreg._extension_cache[240] = os.system  # type: ignore[attr-defined]  # private: typeshed has none
     path = tmp_path / "model.pt"
     path.write_bytes(zip_file(extension))
     with pytest.raises(errors.CheckpointError):

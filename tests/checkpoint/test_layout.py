@@ -38,7 +38,7 @@ def plan(folder: Path, specs: Sequence[Spec] = SPECS, **options: object) -> Layo
     if not list(folder.iterdir()):
         template(folder)
     given: Mapping[str, object] = {"shard_bytes": None, "single_file": False, "metadata": {"format": "pt"}, **options}
-    return plan_layout(specs, open_checkpoint(folder), **given)  # type: ignore[arg-type]
+    return plan_layout(specs, open_checkpoint(folder), **given)  # type: ignore[arg-type]  # options are of many types
 
 
 def check(file: OutFile, specs: Mapping[str, Spec]) -> None:

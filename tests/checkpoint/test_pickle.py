@@ -5,6 +5,7 @@ from __future__ import annotations
 import argparse
 import collections
 import pathlib
+import zipfile
 from collections.abc import Callable, Mapping
 from pathlib import Path
 
@@ -16,7 +17,8 @@ from hypothesis import settings
 
 import stockpot
 from stockpot import errors
-from stockpot.checkpoint import TORCH_NAMES, open_checkpoint
+from stockpot.checkpoint import TORCH_NAMES, damaged_member, open_checkpoint, read_provenance
+from stockpot.checkpoint._pickle_writer import PROVENANCE_MEMBER
 
 from ._corpus import CONTAINERS, GOOD
 
@@ -204,7 +206,7 @@ def test_parameters(save: Callable[..., Path]) -> None:
     with torch.random.fork_rng():
         state = Net().state_dict(keep_vars=True)
     state["marked"] = torch.nn.Parameter(numbers(2))
-    state["marked"].note = "kept beside"  # type: ignore[attr-defined]
+    state["marked"].note = "kept beside"  # type: ignore[attr-defined]  # tensors take any attribute
     path = save(state)
     assert_read_as(path, {name: value.detach() for name, value in state.items()})
 
@@ -299,3 +301,24 @@ def test_the_corpus_is_near_good(container: str, tmp_path: Path) -> None:
     path.write_bytes(CONTAINERS[container](program))
     assert raw(torch.load(path, weights_only=False)["w"]) == bytes(16)
     assert_read_as(path, {"w": torch.zeros(4)})
+
+
+@pytest.mark.parametrize("damage", ["compression", "encrypted", "bytes"])
+def test_provenance_of_a_damaged_archive(damage: str, tmp_path: Path) -> None:
+    """Whatever a zip archive can be damaged in, it is no output of ours, and the damage is told, not raised."""
+    path = tmp_path / "out.pt"
+    with zipfile.ZipFile(path, "w", zipfile.ZIP_DEFLATED) as archive:
+        archive.writestr("out/" + PROVENANCE_MEMBER, b"{}" * 500)
+    content = bytearray(path.read_bytes())
+    local, central = content.index(b"PK\x03\x04"), content.index(b"PK\x01\x02")
+    if damage == "compression":
+        content[local + 8] = content[central + 10] = 97
+    elif damage == "encrypted":
+        content[local + 6] |= 1
+        content[central + 8] |= 1
+    else:
+        start = local + 30 + len("out/" + PROVENANCE_MEMBER)
+        content[start : start + 4] = b"\xff\xff\xff\xff"
+    path.write_bytes(content)
+    assert read_provenance(path) is None
+    assert damaged_member(path)

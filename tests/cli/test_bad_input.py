@@ -11,8 +11,8 @@ from pathlib import Path
 
 import pytest
 import torch
+from tests.checkpoint._corpus import CODE, CONTAINERS, DAMAGED, HEADERS, MARK, armed, zip_file
 
-from ..checkpoint._corpus import CODE, CONTAINERS, DAMAGED, HEADERS, MARK, armed, zip_file  # noqa: TID252
 from ._kitchen import Kitchen, Outcome, Program, check_error, load, numbers, save, sharded, snapshot
 
 BAD = "a"

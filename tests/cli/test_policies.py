@@ -15,7 +15,7 @@ def raw(tensor: torch.Tensor) -> bytes:
 
 def decisions(data: dict[str, object]) -> dict[str, str]:
     """Tensor -> action of a result."""
-    return {entry["tensor"]: entry["action"] for entry in data["decisions"]}  # type: ignore[index, attr-defined]
+    return {entry["tensor"]: entry["action"] for entry in data["decisions"]}  # type: ignore[index, attr-defined]  # JSON
 
 
 @pytest.mark.parametrize(

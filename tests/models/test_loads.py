@@ -22,7 +22,7 @@ SIDE_FILES = ("config.json", "tokenizer_config.json", "vocab.txt")
 def merged(family: Family, out: Path, method: str = "model_stock", **options: object) -> stockpot.MergeResult:
     """Merge a family's folders."""
     base = family.base_folder if method == "model_stock" else None
-    return stockpot.merge(method, base=base, models=family.folders, out=out, **options)  # type: ignore[arg-type]
+    return stockpot.merge(method, base=base, models=family.folders, out=out, **options)  # type: ignore[arg-type]  # many types
 
 
 @pytest.mark.parametrize("dtype", DTYPES, ids=("fp32", "bf16"))

@@ -169,14 +169,6 @@ class FilePool:
             start = offset // mmap.PAGESIZE * mmap.PAGESIZE
             found.file.madvise(mmap.MADV_DONTNEED, start, offset + size - start)
 
-    def will_need(self, file: int, offset: int, size: int) -> None:
-        """Ask the kernel to read this range ahead; a hint, without effect on results."""
-        fd = self._acquire(file)
-        try:
-            os.posix_fadvise(fd, offset, size, os.POSIX_FADV_WILLNEED)
-        finally:
-            self._release(file)
-
     def close(self) -> None:
         """Close every descriptor; mappings go with their last view."""
         with self._lock:

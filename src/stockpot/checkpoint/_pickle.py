@@ -22,6 +22,10 @@ from stockpot.checkpoint import _dtypes
 from stockpot.checkpoint._header import RANK_CAP, TensorInfo, require_name
 from stockpot.checkpoint._pickle_machine import OPAQUE, Function, PickleError, run
 
+ARCHIVE_ERRORS = (zipfile.BadZipFile, NotImplementedError, OSError, RuntimeError, EOFError, ValueError, zlib.error)
+"""What zipfile raises over bytes that nobody vouches for: its own error; a compression that it does not know; a seek to
+nowhere; an encrypted member; a member or a name cut short; damaged compressed bytes. Some of our own errors are of
+these kinds too, and must be let through first."""
 LEGACY_MAGIC = 0x1950A86A20F9469CFC6C
 PICKLE_CAP = 1 << 30
 """Largest pickle that is read into memory, in bytes (weights are not part of it)."""
@@ -265,9 +269,9 @@ def _open_zip(handle: BinaryIO, path: str) -> tuple[Any, dict[str, tuple[int, in
             if byteorder in archive.namelist() and archive.read(byteorder) != b"little":
                 raise errors.PickleFormatError("the weights are big-endian", file=path, expected="little-endian")
             return root, ranges
-    except (zipfile.BadZipFile, NotImplementedError, OSError, RuntimeError, EOFError, ValueError, zlib.error) as error:
-        if isinstance(error, errors.StockpotError):
-            raise
+    except errors.StockpotError:  # some are ValueErrors too
+        raise
+    except ARCHIVE_ERRORS as error:
         raise errors.PickleFormatError(
             f"a damaged archive ({error})", file=path, remedy="copy or download it again"
         ) from None
