@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import csv
+import importlib.util
 import json
 from pathlib import Path
 
@@ -116,3 +117,17 @@ def test_a_report_and_figures(program: Program, kitchen: Kitchen, tmp_path: Path
     assert text.startswith("<!DOCTYPE html>")
     assert f"Geometry of 2 fine-tunes of {kitchen.base}" in text
     assert {path.suffix for path in figures.iterdir()} == {".png", ".svg", ".pdf", ".json"}
+
+
+def test_a_missing_extra_is_told_first(program: Program, kitchen: Kitchen, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Without jinja2 ``--html`` says what to install before a weight is read; a bad policy is one line too."""
+    real = importlib.util.find_spec
+    monkeypatch.setattr(
+        importlib.util, "find_spec", lambda name, *more: None if name == "jinja2" else real(name, *more)
+    )
+    monkeypatch.setattr("stockpot._api.geometry", lambda **_: pytest.fail("the weights were read"))
+    refused = program(*asked(kitchen, "--html", str(kitchen.root / "r.html")))
+    assert refused.code == 2
+    assert "pip install 'stockpot[report]'" in refused.first
+    monkeypatch.undo()
+    assert program(*asked(kitchen, "--missing", "nowhere")).code == 2

@@ -233,3 +233,16 @@ def test_what_a_merge_measured_is_not_measured_again(tmp_path: Path) -> None:
     assert any("not those" in w for w in stockpot.geometry(base=base, models=models, stored=out).warnings)
     with pytest.raises(errors.NotFoundError, match="stockpot_geometry"):
         stockpot.geometry(base=base, models=models, stored=tmp_path)
+
+
+def test_models_named_as_points_are(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Models whose names are ``mean`` or one another's are points of their own, told apart by their numbers."""
+    made = states(3)
+    saved(tmp_path, made)
+    monkeypatch.chdir(tmp_path)
+    Path("mean").mkdir()
+    Path("m1.safetensors").rename("mean/model.safetensors")
+    found = stockpot.geometry(base="base.safetensors", models=["mean", "m2.safetensors", "m2.safetensors"])
+    assert list(found.points) == ["base", "mean (1)", "m2.safetensors", "m2.safetensors (3)", "mean", "model_stock"]
+    assert found.distance("mean (1)", "base") == pytest.approx(found.norms[:, 0], rel=1e-12)
+    assert (found.distance("m2.safetensors", "m2.safetensors (3)") == 0).all()

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any
 
 import typer
 
@@ -70,6 +70,12 @@ def geometry(
     for path in (json_out, csv, html, figures):
         if path is not None and not path.absolute().parent.is_dir():
             raise errors.OutputError("there is no such folder", file=str(path.parent), remedy="make it first")
+    if html is not None or figures is not None:
+        report.require_drawing()  # before the weights are read
+    policies: dict[str, Any] = {
+        "missing": missing or "error",
+        "mismatch": mismatch or "error",
+    }  # the recipe checks them
     with _output.byte_progress("measuring", quiet) as progress:
         found = _api.geometry(
             base=base,
@@ -80,8 +86,7 @@ def geometry(
             only=only or (),
             exclude=exclude or (),
             rename=rename or (),
-            missing=missing or "error",  # type: ignore[arg-type]  # checked where the recipe is built
-            mismatch=mismatch or "error",  # type: ignore[arg-type]  # likewise
+            **policies,
             stored=stored,
             device=device,
             memory=memory,

@@ -33,6 +33,8 @@ if TYPE_CHECKING:
     import pandas as pd
 
 LEVELS = ("row", "tensor", "block", "kind", "model")
+MARKS = ("base", "mean", "model_stock", "centre")
+"""Points that are no model; a model of such a name, or of another's, is told apart by its number."""
 
 
 @coefficients(base="required", models=(1, None), granularity="tensor", reference="")
@@ -162,9 +164,8 @@ class Geometry:
         size, groups = self.grams.shape[-1] - 1, len(self.names)
         found = {"base": np.zeros((groups, size))}
         for number, model in enumerate(self.models):
-            found[model if model not in found else f"{model} ({number + 1})"] = np.tile(
-                np.eye(size)[number], (groups, 1)
-            )
+            name = f"{model} ({number + 1})" if model in found or model in MARKS else model
+            found[name] = np.tile(np.eye(size)[number], (groups, 1))
         mean = np.zeros((groups, size))
         mean[:, : len(self.models)] = 1.0 / len(self.models)
         found["mean"] = mean

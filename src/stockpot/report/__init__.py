@@ -1,6 +1,6 @@
 """Records -> people: sentences and tables; no arithmetic, no files."""
 
-from stockpot.report._figures import FIGURES, figures_of, save_figures, svg
+from stockpot.report._figures import FIGURES, figures_of, require_drawing, save_figures, svg
 from stockpot.report._geometry import geometry_findings, geometry_summary, geometry_table
 from stockpot.report._page import geometry_page
 from stockpot.report._tables import methods_table, plan_table
@@ -18,6 +18,7 @@ __all__ = [
     "method_page",
     "methods_table",
     "plan_table",
+    "require_drawing",
     "save_figures",
     "svg",
 ]

@@ -5,6 +5,7 @@ Colours are Okabe and Ito's, told apart by the colour-blind; bytes are the same 
 
 from __future__ import annotations
 
+import importlib.util
 import io
 import json
 import re
@@ -28,6 +29,13 @@ MOST_GROUPS = 3000
 """More are drawn by block: a figure of 45,000 dots tells nobody anything."""
 FORMATS = ("png", "svg", "pdf")
 Data = Mapping[str, Any]
+
+
+def require_drawing() -> None:
+    """MissingExtraError where matplotlib or jinja2 is not installed."""
+    for package in ("matplotlib", "jinja2"):
+        if importlib.util.find_spec(package) is None:
+            raise errors.MissingExtraError(package, "report")
 
 
 def drawn(geometry: Geometry) -> Geometry:
@@ -189,6 +197,7 @@ def figures_of(geometry: Geometry) -> list[str]:
 
 def svg(geometry: Geometry, name: str, *, follow: bool = False) -> str:
     """One figure as SVG text. ``follow``: ink takes the surrounding text's colour."""
+    require_drawing()
     _, data, draw, _ = FIGURES[name]
     text = _rendered(draw, data(geometry), "svg").decode()
     text = text[text.index("<svg") :]
@@ -197,6 +206,7 @@ def svg(geometry: Geometry, name: str, *, follow: bool = False) -> str:
 
 def save_figures(geometry: Geometry, folder: Path) -> list[Path]:
     """Every figure as PNG, SVG and PDF, its data as JSON."""
+    require_drawing()
     folder.mkdir(parents=True, exist_ok=True)
     written = []
     for name in figures_of(geometry):
@@ -227,10 +237,8 @@ def _rendered(draw: Callable[[Any], Any], data: Data, kind: str) -> bytes:
 
 
 def _figure(width: float, height: float) -> Figure:
-    try:
-        from matplotlib.figure import Figure
-    except ImportError:
-        raise errors.MissingExtraError("matplotlib", "report") from None
+    from matplotlib.figure import Figure
+
     return Figure(figsize=(width, height), layout="constrained")
 
 

@@ -7,10 +7,9 @@ import math
 
 import numpy as np
 
-from stockpot import errors
 from stockpot._version import __version__
 from stockpot.engine import Geometry
-from stockpot.report._figures import FIGURES, figures_of, svg
+from stockpot.report._figures import FIGURES, figures_of, require_drawing, svg
 from stockpot.report._geometry import geometry_findings, geometry_summary
 
 CAPTIONS = {
@@ -19,17 +18,16 @@ CAPTIONS = {
     "cosines": "1: the two models moved in one direction; 0: at right angles; negative: against each other. "
     "Numbers are those of the list of models.",
     "map": "The plane that shows most of the points' scatter, over all weights. Distances in it are at most the true "
-    "ones.",
+    "ones. Model Stock's point is that of one ratio for the whole model.",
     "ratios": "Groups at 0 stay at the base; groups at 1 take the mean of the fine-tunes.",
 }
 
 
 def geometry_page(geometry: Geometry) -> str:
     """One self-contained file: no script, style, font or picture comes from elsewhere; the same bytes each time."""
-    try:
-        from jinja2 import Environment, PackageLoader, StrictUndefined
-    except ImportError:
-        raise errors.MissingExtraError("jinja2", "report") from None
+    require_drawing()
+    from jinja2 import Environment, PackageLoader, StrictUndefined
+
     environment = Environment(
         loader=PackageLoader("stockpot.report"), autoescape=True, undefined=StrictUndefined, keep_trailing_newline=True
     )
