@@ -109,3 +109,14 @@ def test_many_shards_are_not_all_kept_open(tmp_path: Path) -> None:
     assert descriptors() - before <= 2 * _files.POOL_SIZE
     pool.close()
     assert descriptors() == before
+
+
+def test_a_forgotten_pool_closes_its_files(file: Path) -> None:
+    """Whoever drops a checkpoint without closing it leaves no descriptor open."""
+    before = descriptors()
+    checkpoint = open_checkpoint(file)
+    info = checkpoint.tensors["a"]
+    checkpoint.read_into(info, 0, memoryview(bytearray(8)))
+    assert descriptors() == before + 1
+    del checkpoint
+    assert descriptors() == before

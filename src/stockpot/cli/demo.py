@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from stockpot.cli import _output
+from stockpot.cli._options import Json, Quiet, Verbose
 
 if TYPE_CHECKING:
     from rich.table import Table
@@ -18,9 +19,9 @@ if TYPE_CHECKING:
 def demo(
     out: Annotated[Path, typer.Option("--out", help="Folder for the checkpoints.")] = Path("stockpot-demo"),
     seed: Annotated[int, typer.Option("--seed", help="Another seed, another run; the same seed, the same table.")] = 0,
-    as_json: Annotated[bool, typer.Option("--json", help="Print one JSON object on stdout.")] = False,
-    quiet: Annotated[bool, typer.Option("--quiet", "-q", help="No messages, no progress.")] = False,
-    verbose: Annotated[bool, typer.Option("--verbose", "-v", help="Tracebacks with errors.")] = False,
+    as_json: Json = False,
+    quiet: Quiet = False,
+    verbose: Verbose = False,
 ) -> None:
     """Train small models on real handwritten digits, merge them, and measure: about a minute, no download."""
     from stockpot.lab import DemoSettings, run_demo

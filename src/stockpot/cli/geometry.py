@@ -9,6 +9,7 @@ import typer
 
 from stockpot import errors
 from stockpot.cli import _output, _signals
+from stockpot.cli._options import Json, Quiet, Verbose
 
 
 def geometry(
@@ -48,9 +49,9 @@ def geometry(
     device: Annotated[str, typer.Option("--device", metavar="cpu|cuda|cuda:N|auto", help="Where to compute.")] = "cpu",
     memory: Annotated[str, typer.Option("--memory", metavar="SIZE", help="Bound on the buffers.")] = "192MiB",
     workers: Annotated[int | None, typer.Option("--workers", metavar="N", help="Threads.")] = None,
-    json: Annotated[bool, typer.Option("--json", help="Print one JSON object on stdout.")] = False,
-    quiet: Annotated[bool, typer.Option("--quiet", "-q", help="No messages, no progress.")] = False,
-    verbose: Annotated[bool, typer.Option("--verbose", "-v", help="Tracebacks with errors.")] = False,
+    json: Json = False,
+    quiet: Quiet = False,
+    verbose: Verbose = False,
 ) -> None:
     """Angles, norms and distances of fine-tunes around their base, and how far Model Stock would go.
 

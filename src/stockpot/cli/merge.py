@@ -8,9 +8,7 @@ from typing import Annotated, Any
 import typer
 
 from stockpot.cli import _output, _signals
-
-Json = Annotated[bool, typer.Option("--json", help="Print one JSON object on stdout.")]
-Quiet = Annotated[bool, typer.Option("--quiet", "-q", help="No messages, no progress.")]
+from stockpot.cli._options import Json, Quiet, Verbose
 
 
 def merge(
@@ -60,7 +58,7 @@ def merge(
     dry_run: Annotated[bool, typer.Option("--dry-run", help="Print the plan; write nothing.")] = False,
     json: Json = False,
     quiet: Quiet = False,
-    verbose: Annotated[bool, typer.Option("--verbose", "-v", help="Tracebacks with errors.")] = False,
+    verbose: Verbose = False,
 ) -> None:
     """Merge checkpoints into one.
 

@@ -7,11 +7,12 @@ from typing import Annotated
 import typer
 
 from stockpot.cli import _output
+from stockpot.cli._options import Json
 
 
 def methods(
     name: Annotated[str | None, typer.Argument(help="Show one method whole.")] = None,
-    json: Annotated[bool, typer.Option("--json", help="Print one JSON object on stdout.")] = False,
+    json: Json = False,
 ) -> None:
     """List the methods, or explain one."""
     from stockpot.methods import all_methods, get_method

@@ -8,6 +8,7 @@ import typer
 
 from stockpot import errors
 from stockpot.cli import _output
+from stockpot.cli._options import Json, Quiet, Verbose
 
 
 def verify(
@@ -15,9 +16,9 @@ def verify(
     recompute: Annotated[
         float, typer.Option("--recompute", metavar="FRACTION", help="Derive this share of it anew from the inputs.")
     ] = 0.0,
-    json: Annotated[bool, typer.Option("--json", help="Print one JSON object on stdout.")] = False,
-    quiet: Annotated[bool, typer.Option("--quiet", "-q", help="No messages, no progress.")] = False,
-    verbose: Annotated[bool, typer.Option("--verbose", "-v", help="Tracebacks with errors.")] = False,
+    json: Json = False,
+    quiet: Quiet = False,
+    verbose: Verbose = False,
 ) -> None:
     """Prove an output against what it says of itself: layout, digests, sums, and a re-computed sample."""
     import stockpot
