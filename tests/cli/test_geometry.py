@@ -131,3 +131,11 @@ def test_a_missing_extra_is_told_first(program: Program, kitchen: Kitchen, monke
     assert "pip install 'stockpot[report]'" in refused.first
     monkeypatch.undo()
     assert program(*asked(kitchen, "--missing", "nowhere")).code == 2
+
+
+@pytest.mark.parametrize(("text", "says"), [("([=norm", "no regular expression"), ("zzz=nrm", "did you mean norm")])
+def test_a_bad_kind_is_told_before_anything_is_opened(text: str, says: str, program: Program) -> None:
+    """One line, exit 2, even where no tensor matches and no model is there."""
+    refused = program("geometry", "--base", "nowhere", "nowhere", "--kind", text)
+    assert refused.code == 2
+    assert says in refused.first

@@ -18,13 +18,13 @@ from stockpot import errors
 from stockpot.checkpoint import count
 from stockpot.engine._align import Slot
 from stockpot.engine._execute import Progress, Run, execute
-from stockpot.engine._job import Job, resolve
+from stockpot.engine._job import Job, require_pattern, resolve
 from stockpot.engine._plan import Group, Plan, make_plan, open_inputs
 from stockpot.engine._records import Records
 from stockpot.engine._schedule import measuring_tasks
 from stockpot.engine._sinks import NullSink
 from stockpot.engine._stored import stored_grams
-from stockpot.measure import Array, angles, block_of, coordinates, cosines, distance, kind_of, pairs, pairwise
+from stockpot.measure import KINDS, Array, angles, block_of, coordinates, cosines, distance, kind_of, pairs, pairwise
 from stockpot.measure import norms as norms_of
 from stockpot.methods import Mixture, coefficients, model_stock
 from stockpot.recipe import Recipe
@@ -330,6 +330,10 @@ def measure_geometry(
     """
     if granularity not in LEVELS:
         raise errors.unknown_name("granularity", granularity, LEVELS)
+    for pattern, kind in kinds.items():
+        require_pattern("--kind", pattern)
+        if kind not in KINDS:
+            raise errors.unknown_name("kind", kind, KINDS)
     block_regex = recipe.parameters.get("block_regex")
     finest = "row" if granularity == "row" else "tensor"
     job: Job = resolve(recipe.model_copy(update={"granularity": finest}), method=survey)

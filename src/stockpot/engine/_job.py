@@ -192,10 +192,15 @@ def _check_patterns(recipe: Recipe, block_regex: object) -> None:
     named += [("--rename", split_rename(text)[1]) for text in policies.rename]
     named += [("block_regex", block_regex)] if isinstance(block_regex, str) else []
     for option, pattern in named:
-        try:
-            re.compile(pattern)
-        except (re.error, RecursionError) as error:
-            raise errors.ParameterError(f"{option} is no regular expression ({error})", got=repr(pattern)) from None
+        require_pattern(option, pattern)
+
+
+def require_pattern(option: str, pattern: str) -> None:
+    """A regular expression that can be used; ParameterError otherwise."""
+    try:
+        re.compile(pattern)
+    except (re.error, RecursionError) as error:
+        raise errors.ParameterError(f"{option} is no regular expression ({error})", got=repr(pattern)) from None
 
 
 def split_rename(text: str) -> tuple[str | None, str, str]:
