@@ -2,78 +2,17 @@
 
 from __future__ import annotations
 
-import re
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Any
 
 from stockpot import engine, errors
-from stockpot.recipe import Recipe, parse_size
+from stockpot.recipe import Mismatch, Missing, Recipe, Ref, build_recipe, parse_size
 
 if TYPE_CHECKING:
     from torch import Tensor
 
 DEFAULT_MEMORY = "192MiB"
-Ref = str | Path
-Missing = Literal["error", "base", "average", "first"]
-Mismatch = Literal["error", "base", "first"]
-
-
-def build_recipe(
-    method: str,
-    *,
-    base: Ref | None,
-    models: Sequence[Ref],
-    parameters: Mapping[str, Any] | None = None,
-    granularity: str | None = None,
-    dtype: str | None = None,
-    shard_size: str | int | None = None,
-    only: Sequence[str] = (),
-    exclude: Sequence[str] = (),
-    rename: Sequence[str] = (),
-    missing: Missing = "error",
-    mismatch: Mismatch = "error",
-    template: str | None = None,
-    allow_nonfinite: bool = False,
-    seed: int = 0,
-) -> Recipe:
-    """A recipe from arguments; a list given for a per-model parameter goes to the models in order."""
-    if not models:
-        raise errors.UsageError(f"{method} needs models", expected="at least one", got=0)
-    shared: dict[str, Any] = {}
-    each: list[dict[str, Any]] = [{} for _ in models]
-    for name, value in (parameters or {}).items():
-        if isinstance(value, list | tuple):
-            if len(value) != len(models):
-                raise errors.ParameterError(
-                    f"{name} needs one value, or one for each model", expected=f"{len(models)} values", got=len(value)
-                )
-            for own, one in zip(each, value, strict=True):
-                own[name] = one
-        else:
-            shared[name] = value
-    return Recipe.from_data(
-        {
-            "merge_method": method,
-            "base_model": None if base is None else str(base),
-            "models": [{"model": str(m), "parameters": own} for m, own in zip(models, each, strict=True)],
-            "parameters": shared,
-            "granularity": granularity,
-            "dtype": dtype,
-            "shard_size": shard_size,
-            "seed": seed,
-            "allow_nonfinite": allow_nonfinite,
-            "policies": {
-                "only": list(only),
-                "exclude": list(exclude),
-                "rename": list(rename),
-                "missing": missing,
-                "mismatch": mismatch,
-                "template": template,
-            },
-        },
-        "arguments",
-    )
 
 
 def plan(
@@ -107,7 +46,7 @@ def make(
         Path(out).expanduser(),
         memory=parse_size(memory),
         workers=workers,
-        device=choose_device(device),
+        device=engine.choose_device(device),
     )
 
 
@@ -242,7 +181,7 @@ def merge_state_dicts(
         Path("memory"),
         memory=parse_size(memory),
         workers=workers,
-        device=choose_device(device),
+        device=engine.choose_device(device),
     )
     return engine.to_memory(made)[0]
 
@@ -298,28 +237,10 @@ def geometry(
         kinds=kinds or {},
         memory=parse_size(memory),
         workers=workers,
-        device=choose_device(device),
+        device=engine.choose_device(device),
         stored=None if stored is None else str(stored),
         progress=progress,
     )
-
-
-def choose_device(device: str) -> str:
-    """``cpu``, ``cuda``, ``cuda:N``; ``auto`` takes a GPU where there is one."""
-    if device == "cpu":
-        return device
-    if device != "auto" and device != "cuda" and not re.fullmatch(r"cuda:[0-9]{1,3}", device):
-        raise errors.unknown_name("device", device, ("cpu", "cuda", "cuda:0", "auto"))
-    import torch
-
-    if device == "auto":
-        return "cuda" if torch.cuda.is_available() else "cpu"
-    number = int(device[5:]) if ":" in device else 0
-    if number >= torch.cuda.device_count():
-        raise errors.UsageError(
-            "there is no such GPU", expected=f"one of {torch.cuda.device_count()}", got=device, remedy="--device cpu"
-        )
-    return device
 
 
 def _is_recipe_file(method: str | Path) -> bool:

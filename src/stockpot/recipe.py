@@ -7,7 +7,7 @@ strictly read, with our keys (``granularity``, ``policies``, ``shard_size``, ``s
 from __future__ import annotations
 
 import re
-from collections.abc import Hashable, Mapping
+from collections.abc import Hashable, Mapping, Sequence
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
@@ -65,6 +65,11 @@ def _scalar(value: object) -> object:
 Parameters = dict[str, Annotated[Any, BeforeValidator(_scalar)]]
 
 
+Ref = str | Path
+Missing = Literal["error", "base", "average", "first"]
+Mismatch = Literal["error", "base", "first"]
+
+
 class _Strict(BaseModel):
     model_config = ConfigDict(extra="forbid", frozen=True, strict=False)
 
@@ -82,8 +87,8 @@ class Policies(_Strict):
     only: Patterns = ()
     exclude: Patterns = ()
     rename: Patterns = ()
-    missing: Literal["error", "base", "average", "first"] = "error"
-    mismatch: Literal["error", "base", "first"] = "error"
+    missing: Missing = "error"
+    mismatch: Mismatch = "error"
     template: str | None = None
 
 
@@ -159,6 +164,63 @@ class Recipe(_Strict):
         """The recipe as YAML; reading it back gives an equal recipe."""
         data = self.model_dump(mode="json", exclude_defaults=True)
         return str(yaml.safe_dump(data, sort_keys=False, allow_unicode=True))
+
+
+def build_recipe(
+    method: str,
+    *,
+    base: Ref | None,
+    models: Sequence[Ref],
+    parameters: Mapping[str, Any] | None = None,
+    granularity: str | None = None,
+    dtype: str | None = None,
+    shard_size: str | int | None = None,
+    only: Sequence[str] = (),
+    exclude: Sequence[str] = (),
+    rename: Sequence[str] = (),
+    missing: Missing = "error",
+    mismatch: Mismatch = "error",
+    template: str | None = None,
+    allow_nonfinite: bool = False,
+    seed: int = 0,
+) -> Recipe:
+    """A recipe from arguments; a list given for a per-model parameter goes to the models in order."""
+    if not models:
+        raise errors.UsageError(f"{method} needs models", expected="at least one", got=0)
+    shared: dict[str, Any] = {}
+    each: list[dict[str, Any]] = [{} for _ in models]
+    for name, value in (parameters or {}).items():
+        if isinstance(value, list | tuple):
+            if len(value) != len(models):
+                raise errors.ParameterError(
+                    f"{name} needs one value, or one for each model", expected=f"{len(models)} values", got=len(value)
+                )
+            for own, one in zip(each, value, strict=True):
+                own[name] = one
+        else:
+            shared[name] = value
+    return Recipe.from_data(
+        {
+            "merge_method": method,
+            "base_model": None if base is None else str(base),
+            "models": [{"model": str(m), "parameters": own} for m, own in zip(models, each, strict=True)],
+            "parameters": shared,
+            "granularity": granularity,
+            "dtype": dtype,
+            "shard_size": shard_size,
+            "seed": seed,
+            "allow_nonfinite": allow_nonfinite,
+            "policies": {
+                "only": list(only),
+                "exclude": list(exclude),
+                "rename": list(rename),
+                "missing": missing,
+                "mismatch": mismatch,
+                "template": template,
+            },
+        },
+        "arguments",
+    )
 
 
 class _Loader(yaml.SafeLoader):

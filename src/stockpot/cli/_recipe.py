@@ -8,8 +8,7 @@ from typing import Any
 import yaml
 
 from stockpot import errors
-from stockpot._api import build_recipe
-from stockpot.recipe import ModelEntry, Recipe
+from stockpot.recipe import ModelEntry, Recipe, build_recipe
 
 _POLICIES = ("only", "exclude", "rename", "missing", "mismatch", "template")
 

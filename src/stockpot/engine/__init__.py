@@ -8,6 +8,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any
 
 from stockpot.engine._align import Alignment, Decision, Inputs, Slot, align
+from stockpot.engine._device import choose_device
 from stockpot.engine._job import Job, resolve
 from stockpot.engine._plan import Group, Plan, is_one_file, make_plan, open_inputs
 from stockpot.engine._provenance import PROVENANCE
@@ -38,6 +39,7 @@ __all__ = [
     "VerifyResult",
     "align",
     "check_output",
+    "choose_device",
     "differing_side_files",
     "is_one_file",
     "make_plan",

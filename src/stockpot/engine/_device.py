@@ -6,6 +6,7 @@ Reading, transfer and arithmetic overlap because workers do: while one waits for
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Protocol
@@ -13,6 +14,7 @@ from typing import Protocol
 import numpy as np
 from numpy.typing import NDArray
 
+from stockpot import errors
 from stockpot.kernels import Row
 
 
@@ -94,3 +96,21 @@ class Gpu:
 def device_of(device: str, worker: int) -> Device:
     """The device of the worker of that number."""
     return Host() if device == "cpu" else Gpu(device, worker)
+
+
+def choose_device(device: str) -> str:
+    """``cpu``, ``cuda``, ``cuda:N``; ``auto`` takes a GPU where there is one."""
+    if device == "cpu":
+        return device
+    if device != "auto" and device != "cuda" and not re.fullmatch(r"cuda:[0-9]{1,3}", device):
+        raise errors.unknown_name("device", device, ("cpu", "cuda", "cuda:0", "auto"))
+    import torch
+
+    if device == "auto":
+        return "cuda" if torch.cuda.is_available() else "cpu"
+    number = int(device[5:]) if ":" in device else 0
+    if number >= torch.cuda.device_count():
+        raise errors.UsageError(
+            "there is no such GPU", expected=f"one of {torch.cuda.device_count()}", got=device, remedy="--device cpu"
+        )
+    return device
