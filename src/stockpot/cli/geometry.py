@@ -101,7 +101,7 @@ def geometry(
     if html is not None:
         _write(html, report.geometry_page(found))
     if figures is not None:
-        report.save_figures(found, figures)
+        report.save_pictures(report.geometry_pictures(found), figures)
     warnings = [*found.warnings, *report.geometry_findings(found)]
     if json:
         _output.print_object("geometry", "done", warnings, found.data())

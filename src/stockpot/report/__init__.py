@@ -1,16 +1,17 @@
 """Records -> people: sentences and tables; no arithmetic, no files."""
 
-from stockpot.report._figures import FIGURES, figures_of, require_drawing, save_figures, svg
+from stockpot.report._drawing import Picture, require_drawing, save_pictures
 from stockpot.report._geometry import geometry_findings, geometry_summary, geometry_table
-from stockpot.report._page import geometry_page
+from stockpot.report._geometry_figures import geometry_pictures
+from stockpot.report._geometry_page import geometry_page
 from stockpot.report._tables import methods_table, plan_table
 from stockpot.report._text import human_bytes, merge_summary, method_page
 
 __all__ = [
-    "FIGURES",
-    "figures_of",
+    "Picture",
     "geometry_findings",
     "geometry_page",
+    "geometry_pictures",
     "geometry_summary",
     "geometry_table",
     "human_bytes",
@@ -19,6 +20,5 @@ __all__ = [
     "methods_table",
     "plan_table",
     "require_drawing",
-    "save_figures",
-    "svg",
+    "save_pictures",
 ]
