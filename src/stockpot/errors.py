@@ -32,6 +32,7 @@ too, so that a program can act on them, and ``kind`` is a stable name for each c
     │   └── MissingExtraError (ImportError)
     ├── RunError (RuntimeError)         exit code 1: it broke while running
     │   ├── InputChangedError           an input was changed while it was read
+    │   ├── EvaluatorError              the user's evaluation failed, or returned what is no score
     │   └── DamageError                 verify found damage
     └── Stopped                         130 (SIGINT) or 143 (SIGTERM)
 """
@@ -326,6 +327,12 @@ class InputChangedError(RunError):
     """An input was changed while it was read; nothing was finished."""
 
     kind = "input_changed"
+
+
+class EvaluatorError(RunError):
+    """The evaluation of a model failed, or returned what is no score. What was evaluated before is kept."""
+
+    kind = "evaluator"
 
 
 class DamageError(RunError):

@@ -10,7 +10,10 @@ from pathlib import Path
 
 import pytest
 
+from ._judges import judge
 from ._kitchen import Kitchen, Program
+
+__all__ = ["judge"]
 
 
 @pytest.fixture

@@ -18,6 +18,7 @@ from stockpot._version import __version__
 from stockpot.cli import _output
 from stockpot.cli.demo import demo
 from stockpot.cli.geometry import geometry
+from stockpot.cli.landscape import barrier, landscape
 from stockpot.cli.merge import merge
 from stockpot.cli.methods import methods
 from stockpot.cli.verify import verify
@@ -32,6 +33,8 @@ app = typer.Typer(
 app.command("merge")(merge)
 app.command("verify")(verify)
 app.command("geometry")(geometry)
+app.command("landscape")(landscape)
+app.command("barrier")(barrier)
 app.command("methods")(methods)
 app.command("demo")(demo)
 
@@ -113,8 +116,12 @@ def _run(arguments: list[str]) -> int:
     return result if isinstance(result, int) else 0
 
 
+_GO_ON = ("merge", "landscape", "barrier")
+"""Commands that keep what they have done."""
+
+
 def _what_next(given: Sequence[str]) -> str:
-    return "the same command goes on from here" if given[0] == "merge" else "run it again"
+    return "the same command goes on from here" if given[0] in _GO_ON else "run it again"
 
 
 def _value_given(error: Any, given: Sequence[str]) -> str | None:

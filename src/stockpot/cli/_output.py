@@ -70,3 +70,26 @@ def byte_progress(label: str, quiet: bool) -> Iterator[Callable[[int, int], None
     with Progress(*columns, console=Console(stderr=True), transient=True) as bar:
         task = bar.add_task(label, total=None)
         yield lambda done, total: bar.update(task, completed=done, total=total)
+
+
+@contextmanager
+def count_progress(label: str, quiet: bool) -> Iterator[tuple[Callable[[int], None], Callable[[str], None]]]:
+    """(start with so many, one is done): a bar with the time left, on a terminal's stderr only."""
+    if quiet or not sys.stderr.isatty():
+        yield (lambda total: None), (lambda done: None)
+        return
+    from rich.console import Console
+    from rich.markup import escape
+    from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
+
+    columns = (TextColumn(label), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
+    with Progress(*columns, TextColumn("{task.description}"), console=Console(stderr=True), transient=True) as bar:
+        task = bar.add_task("", total=None)
+
+        def start(total: int) -> None:
+            bar.update(task, total=total)
+
+        def step(done: str) -> None:
+            bar.update(task, advance=1, description=escape(done))
+
+        yield start, step

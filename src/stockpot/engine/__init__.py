@@ -12,11 +12,13 @@ from stockpot.engine._device import choose_device
 from stockpot.engine._job import Job, resolve
 from stockpot.engine._plan import Group, Plan, is_one_file, make_plan, open_inputs
 from stockpot.engine._provenance import PROVENANCE
-from stockpot.engine._side_files import differing_side_files
+from stockpot.engine._side_files import differing_side_files, side_files
 
 if TYPE_CHECKING:
+    from stockpot.engine._content import file_digest, memory_digest, mixture_digest
     from stockpot.engine._execute import Progress
     from stockpot.engine._geometry import Geometry, measure_geometry
+    from stockpot.engine._live import LiveModel
     from stockpot.engine._memory import MemorySource, to_memory
     from stockpot.engine._merge import MergeResult, check_output, write
     from stockpot.engine._records import RatioSummary
@@ -30,6 +32,7 @@ __all__ = [
     "Group",
     "Inputs",
     "Job",
+    "LiveModel",
     "MemorySource",
     "MergeResult",
     "Plan",
@@ -41,11 +44,15 @@ __all__ = [
     "check_output",
     "choose_device",
     "differing_side_files",
+    "file_digest",
     "is_one_file",
     "make_plan",
     "measure_geometry",
+    "memory_digest",
+    "mixture_digest",
     "open_inputs",
     "resolve",
+    "side_files",
     "to_memory",
     "verify",
     "write",
@@ -53,6 +60,10 @@ __all__ = [
 
 _LATER = {
     "Geometry": "_geometry",
+    "LiveModel": "_live",
+    "file_digest": "_content",
+    "memory_digest": "_content",
+    "mixture_digest": "_content",
     "Progress": "_execute",
     "MemorySource": "_memory",
     "MergeResult": "_merge",

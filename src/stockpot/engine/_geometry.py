@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from stockpot import errors
-from stockpot.checkpoint import count
+from stockpot.checkpoint import Source, count
 from stockpot.engine._align import Slot
 from stockpot.engine._execute import Progress, Run, execute
 from stockpot.engine._job import Job, require_pattern, resolve
@@ -322,9 +322,12 @@ def measure_geometry(
     workers: int | None,
     device: str,
     stored: str | None = None,
+    opened: Mapping[str, Source] | None = None,
     progress: Progress | None = None,
 ) -> Geometry:
     """Read every input once, or the inner products that a merge of the same inputs wrote (``stored``).
+
+    ``opened``: inputs that are open already, by their names in the recipe.
 
     All the rest is arithmetic on small matrices.
     """
@@ -337,7 +340,7 @@ def measure_geometry(
     block_regex = recipe.parameters.get("block_regex")
     finest = "row" if granularity == "row" else "tensor"
     job: Job = resolve(recipe.model_copy(update={"granularity": finest}), method=survey)
-    plan = make_plan(job, open_inputs(job), Path("geometry"), memory=memory, workers=workers, device=device)
+    plan = make_plan(job, open_inputs(job, opened), Path("geometry"), memory=memory, workers=workers, device=device)
     sink = _Collected()
     sink.found, why = stored_grams(stored, plan) if stored is not None else ({}, "")
     if stored is not None and finest == "row":

@@ -73,10 +73,11 @@ class MemorySource:
 
 
 class MemorySink:
-    """Collects the output as tensors."""
+    """Collects the output as tensors; those of ``kept`` that have the right form are filled anew."""
 
-    def __init__(self) -> None:
+    def __init__(self, kept: Mapping[str, Tensor] | None = None) -> None:
         self.tensors: dict[str, Tensor] = {}
+        self._kept = kept or {}
         self._lock = threading.Lock()
 
     def write(self, slot: Slot, offset: int, data: memoryview) -> None:
@@ -99,7 +100,9 @@ class MemorySink:
     def _tensor(self, slot: Slot) -> Tensor:
         with self._lock:
             if slot.name not in self.tensors:
-                self.tensors[slot.name] = torch.empty(slot.shape, dtype=getattr(torch, TORCH_NAMES[slot.dtype]))
+                dtype, kept = getattr(torch, TORCH_NAMES[slot.dtype]), self._kept.get(slot.name)
+                fits = kept is not None and kept.dtype == dtype and kept.shape == slot.shape
+                self.tensors[slot.name] = kept if kept is not None and fits else torch.empty(slot.shape, dtype=dtype)
             return self.tensors[slot.name]
 
     def store_gram(self, group: Group, first_row: int, gram: Array) -> None:
@@ -112,9 +115,12 @@ class MemorySink:
         """Nothing to do."""
 
 
-def to_memory(plan: Plan) -> tuple[dict[str, Tensor], Records]:
-    """Carry out a plan in memory: name -> tensor, in the template's order; aliases are the same tensor."""
-    sink, records = MemorySink(), Records()
+def to_memory(plan: Plan, kept: Mapping[str, Tensor] | None = None) -> tuple[dict[str, Tensor], Records]:
+    """Carry out a plan in memory: name -> tensor, in the template's order; aliases are the same tensor.
+
+    Tensors of ``kept`` are written over where they fit: a second result then costs no memory.
+    """
+    sink, records = MemorySink(kept), Records()
     execute(Run(plan, make_tasks(plan, frozenset(), frozenset()), sink, records))
     result = {slot.name: sink.tensors[slot.name] for slot in plan.slots}
     result.update({alias: result[name] for alias, name in plan.alignment.aliases.items()})

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import os
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -136,10 +136,11 @@ def is_one_file(out: Path) -> bool:
     return out.suffix in (".safetensors", ".pt")
 
 
-def open_inputs(job: Job) -> Inputs:
-    """Open every checkpoint of a job by its headers."""
+def open_inputs(job: Job, opened: Mapping[str, Source] | None = None) -> Inputs:
+    """Open every checkpoint of a job by its headers; those that are ``opened`` already are taken."""
     refs = [*([job.base] if job.base is not None else []), *job.models]
-    return Inputs(tuple(open_checkpoint(ref) for ref in refs), job.base is not None)
+    known = opened or {}
+    return Inputs(tuple(known.get(ref) or open_checkpoint(ref) for ref in refs), job.base is not None)
 
 
 def make_plan(

@@ -12,6 +12,7 @@ from stockpot.measure._gram import (
 )
 from stockpot.measure._groups import BLOCK_REGEX, GRANULARITIES, Granularity, block_of, group_of
 from stockpot.measure._kinds import KINDS, kind_of
+from stockpot.measure._plane import Plane, plane_through
 from stockpot.measure._shape import angles, coordinates, distance, pairs, pairwise
 
 __all__ = [
@@ -20,6 +21,7 @@ __all__ = [
     "KINDS",
     "Array",
     "Granularity",
+    "Plane",
     "angles",
     "block_of",
     "coordinates",
@@ -34,5 +36,6 @@ __all__ = [
     "pack",
     "pairs",
     "pairwise",
+    "plane_through",
     "unpack",
 ]

@@ -4,6 +4,9 @@ from stockpot.report._drawing import Picture, require_drawing, save_pictures
 from stockpot.report._geometry import geometry_findings, geometry_summary, geometry_table
 from stockpot.report._geometry_figures import geometry_pictures
 from stockpot.report._geometry_page import geometry_page
+from stockpot.report._landscape import barrier_summary, barrier_table, landscape_summary, landscape_table
+from stockpot.report._landscape_figures import barrier_pictures, landscape_pictures
+from stockpot.report._landscape_page import barrier_page, landscape_page
 from stockpot.report._tables import methods_table, plan_table
 from stockpot.report._text import human_bytes, merge_summary, method_page
 
@@ -21,4 +24,12 @@ __all__ = [
     "plan_table",
     "require_drawing",
     "save_pictures",
+    "barrier_page",
+    "barrier_pictures",
+    "barrier_summary",
+    "barrier_table",
+    "landscape_page",
+    "landscape_pictures",
+    "landscape_summary",
+    "landscape_table",
 ]

@@ -1,0 +1,86 @@
+"""What the commands that evaluate have in common: their options as records, their progress, their files."""
+
+from __future__ import annotations
+
+import contextlib
+import json as jsonlib
+import sys
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from stockpot import errors
+from stockpot.cli import _output
+
+if TYPE_CHECKING:
+    from stockpot.evaluate import Options, ResultCache
+    from stockpot.soups import Correspondence, Running
+
+
+def open_cache(text: str | None) -> ResultCache:
+    """``--cache``: a file, ``none``, or the user's own."""
+    from stockpot.evaluate import ResultCache, default_cache
+
+    if text == "none":
+        return ResultCache(None)
+    return ResultCache(default_cache() if text is None else Path(text).expanduser())
+
+
+def require_folders(*paths: Path | None) -> None:
+    """The folders of files to be written are there; said before anything is evaluated."""
+    for path in paths:
+        if path is not None and not path.absolute().parent.is_dir():
+            raise errors.OutputError("there is no such folder", file=str(path.parent), remedy="make it first")
+
+
+def write_text(path: Path | None, text: str) -> None:
+    """A file that was asked for."""
+    if path is None:
+        return
+    try:
+        path.write_text(text, "utf-8")
+    except OSError as error:
+        raise errors.RunError(f"writing failed ({error.strerror})", file=str(path), remedy="check the disk") from error
+
+
+def write_json(path: Path | None, data: Mapping[str, Any]) -> None:
+    """All numbers, where a file was asked for."""
+    if path is not None:
+        write_text(path, jsonlib.dumps(data, indent=1, allow_nan=False) + "\n")
+
+
+def correspondence(
+    only: list[str] | None,
+    exclude: list[str] | None,
+    rename: list[str] | None,
+    missing: str | None,
+    mismatch: str | None,
+) -> Correspondence:
+    """The options of that name; the recipe checks their words."""
+    from stockpot.soups import Correspondence
+
+    words: Any = {"missing": missing or "error", "mismatch": mismatch or "error"}
+    return Correspondence(only or (), exclude or (), rename or (), **words)
+
+
+def say_counts(evaluated: int, known: int, quiet: bool) -> None:
+    """How much was done, and how much was known already."""
+    _output.say(f"stockpot: {evaluated} evaluations, {known} results were there already", quiet)
+
+
+@contextmanager
+def running(
+    label: str, options: Options, *, cache: str | None, memory: str, workers: int | None, twice: bool, quiet: bool
+) -> Iterator[Running]:
+    """How a study is to run. What an evaluator prints goes to stderr: stdout is for the result.
+
+    On a terminal, a bar with the time left, from the moment that the study knows how much it has to do.
+    """
+    from stockpot.soups import Running
+
+    with contextlib.redirect_stdout(sys.stderr), _output.count_progress(label, quiet) as (start, step):
+        yield Running(
+            open_cache(cache), options, memory, workers,
+            twice=twice, begun=start, heard=lambda found: step(found.label),
+        )  # fmt: skip

@@ -1,0 +1,24 @@
+"""Scores of models: the seam for whatever measures them, and the cache of what was measured."""
+
+from stockpot.evaluate._base import Evaluator, Options
+from stockpot.evaluate._cache import Entry, ResultCache, content_key, default_cache
+from stockpot.evaluate._functions import of_function
+from stockpot.evaluate._load import load_evaluator
+from stockpot.evaluate._scores import SCORE, Scores, scores_of
+from stockpot.evaluate._selection import Direction, Selection
+
+__all__ = [
+    "SCORE",
+    "Direction",
+    "Entry",
+    "Evaluator",
+    "Options",
+    "ResultCache",
+    "Scores",
+    "Selection",
+    "content_key",
+    "default_cache",
+    "load_evaluator",
+    "of_function",
+    "scores_of",
+]

@@ -1,0 +1,52 @@
+"""The seam: whatever scores a model."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any, Literal, Protocol, runtime_checkable
+
+from stockpot.evaluate._scores import Scores
+
+Form = Literal["state_dict", "checkpoint"]
+
+
+@dataclass(frozen=True)
+class Options:
+    """What every evaluator may be told; None: its own default."""
+
+    limit: int | None = None
+    """Examples (or batches, for a function that means so) at most."""
+    batch: int | None = None
+    """Examples worked on together."""
+    device: str | None = None
+    precision: str | None = None
+    """Dtype of the arithmetic: float32, bfloat16, float16."""
+    seed: int | None = None
+    timeout: float | None = None
+    """Seconds for one evaluation."""
+
+    def given(self) -> dict[str, Any]:
+        """What was said, by name."""
+        return {name: value for name, value in asdict(self).items() if value is not None}
+
+
+@runtime_checkable
+class Evaluator(Protocol):
+    """Scores models. ``form`` says what it takes: a state dict, or the path of a checkpoint."""
+
+    @property
+    def name(self) -> str:
+        """As the user typed it."""
+
+    @property
+    def form(self) -> Form:
+        """What ``evaluate`` is to be given."""
+
+    @property
+    def content(self) -> Mapping[str, Any] | None:
+        """All that its scores depend on beside the model, as plain data; None: nobody knows, so keep no result."""
+
+    def evaluate(self, model: dict[str, Any] | Path) -> Scores:
+        """Score one model; EvaluatorError where that fails."""

@@ -1,0 +1,27 @@
+"""Names of models for people."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+
+def short_names(refs: Sequence[str]) -> dict[str, str]:
+    """The shortest tails of the paths that tell them apart.
+
+    >>> short_names(["runs/a/last", "runs/b/last", "runs/base"])
+    {'runs/a/last': 'a/last', 'runs/b/last': 'b/last', 'runs/base': 'base'}
+    """
+    parts = {ref: [part for part in ref.split("/") if part] or [ref] for ref in refs}
+    found = {}
+    for ref in parts:
+        for length in range(1, len(parts[ref]) + 1):
+            tail = parts[ref][-length:]
+            if sum(other[-length:] == tail for other in parts.values()) == 1:
+                break
+        found[ref] = "/".join(tail) if length < len(parts[ref]) else ref
+    return found
+
+
+def more_is_better(direction: str) -> str:
+    """Words for a direction."""
+    return "more is better" if direction == "max" else "less is better"

@@ -1,0 +1,123 @@
+"""The models of a study, opened once, and recipes over some of them."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from stockpot import engine, errors
+from stockpot.checkpoint import Source, open_checkpoint
+from stockpot.recipe import Mismatch, Missing, Recipe, build_recipe
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+Model = str | Path | Mapping[str, "Tensor"]
+"""A folder, a file, a Hub id, or a state dict in memory."""
+
+
+@dataclass(frozen=True)
+class Correspondence:
+    """Which tensors take part, and what happens to those that do not correspond: as the options of ``merge``."""
+
+    only: Sequence[str] = ()
+    exclude: Sequence[str] = ()
+    rename: Sequence[str] = ()
+    missing: Missing = "error"
+    mismatch: Mismatch = "error"
+    dtype: str | None = None
+
+
+@dataclass(frozen=True)
+class Ingredients:
+    """Models in the user's order, and their base where there is one; ``sources`` by name."""
+
+    models: tuple[str, ...]
+    base: str | None
+    sources: Mapping[str, Source] = field(repr=False)
+    correspondence: Correspondence = field(default_factory=Correspondence)
+
+    @classmethod
+    def open(
+        cls, models: Sequence[Model], base: Model | None = None, correspondence: Correspondence | None = None
+    ) -> Ingredients:
+        """Open everything by its headers; a model that stands twice is refused."""
+        if not models:
+            raise errors.UsageError("there are no models", expected="at least one", got=0)
+        sources: dict[str, Source] = {}
+        names = [_opened(model, f"model {number}", sources) for number, model in enumerate(models, start=1)]
+        twice = next((name for place, name in enumerate(names) if name in names[:place]), None)
+        if twice is not None:
+            raise errors.UsageError("a model stands twice in the list", file=twice, remedy="leave one out")
+        found = None if base is None else _opened(base, "base", sources)
+        if found in names:
+            raise errors.UsageError("the base is also listed as a model", file=found, remedy="leave it out of the list")
+        return cls(tuple(names), found, sources, correspondence or Correspondence())
+
+    def recipe(
+        self,
+        method: str,
+        members: Sequence[int],
+        parameters: Mapping[str, Any] | None = None,
+        *,
+        granularity: str | None = None,
+    ) -> Recipe:
+        """A recipe over the models of these numbers, from 0, in this order."""
+        same = self.correspondence
+        return build_recipe(
+            method,
+            base=self.base,
+            models=[self.models[number] for number in members],
+            parameters=parameters,
+            granularity=granularity,
+            only=same.only,
+            exclude=same.exclude,
+            rename=_renumbered(same.rename, members),
+            missing=same.missing,
+            mismatch=same.mismatch,
+            dtype=same.dtype,
+        )
+
+    def average(self, members: Sequence[int], weights: Sequence[float] | None = None) -> Recipe:
+        """Their mean, or their sum with these weights."""
+        if weights is None:
+            return self.recipe("linear", members)
+        return self.recipe("linear", members, {"weight": list(weights), "normalize": False})
+
+    def from_base(self, weights: Sequence[float]) -> Recipe:
+        """w0 + sum_i weights_i (w_i - w0); models of weight zero are not read."""
+        members = [number for number, weight in enumerate(weights) if weight]
+        if not members:
+            return self.base_alone()
+        return self.recipe("task_arithmetic", members, {"weight": [weights[number] for number in members]})
+
+    def base_alone(self) -> Recipe:
+        """The base, as it is."""
+        assert self.base is not None
+        renames = [text.removeprefix("base:") for text in self.correspondence.rename if not text[:1].isdecimal()]
+        same = replace(self.correspondence, rename=renames)
+        return Ingredients((self.base,), None, self.sources, same).recipe("linear", [0])
+
+
+def _opened(model: Model, name: str, sources: dict[str, Source]) -> str:
+    if isinstance(model, Mapping):
+        sources[name] = engine.MemorySource(model, name)
+        return name
+    if str(model) not in sources:
+        sources[str(model)] = open_checkpoint(model)
+    return str(model)
+
+
+def _renumbered(renames: Sequence[str], members: Sequence[int]) -> list[str]:
+    """``N:`` of a rename counts the models of the study: told by their places among the members."""
+    places = {str(number + 1): str(place + 1) for place, number in enumerate(members)}
+    found = []
+    for text in renames:
+        who, colon, rest = text.partition(":")
+        if not colon or not who.isdecimal():
+            found.append(text)
+        elif who in places:
+            found.append(f"{places[who]}:{rest}")
+    return found

@@ -1,0 +1,68 @@
+"""What every study is told about where and how to run."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from stockpot import engine, errors
+from stockpot.evaluate import Evaluator, Options, ResultCache, load_evaluator, of_function
+from stockpot.recipe import parse_size
+from stockpot.soups._ingredients import Ingredients
+from stockpot.soups._scorer import Heard, Scorer
+
+Evaluation = str | Callable[..., object] | Evaluator
+"""``module:function`` and its like, a function of a state dict (or of a path), or an Evaluator."""
+
+
+@dataclass(frozen=True)
+class Running:
+    """``cache``: a file, or None for this call alone; ``options`` for the evaluator; ``twice``: evaluate the first
+    model a second time, to find out whether the numbers repeat; ``begun`` is told how many scores will be asked for
+    at most, ``heard`` of each result.
+    """
+
+    cache: Path | ResultCache | None = None
+    options: Options = field(default_factory=Options)
+    memory: str | int = "192MiB"
+    workers: int | None = None
+    device: str = "cpu"
+    twice: bool = False
+    begun: Callable[[int], None] | None = None
+    heard: Heard | None = None
+
+    @property
+    def memory_bytes(self) -> int:
+        """The bound on the engine's buffers."""
+        return parse_size(self.memory)
+
+    def begin(self, count: int) -> None:
+        """Everything is found and open; now comes the work."""
+        if self.begun is not None:
+            self.begun(count)
+
+    def scorer(self, ingredients: Ingredients, evaluation: Evaluation, *, with_logits: bool = False) -> Scorer:
+        """A scorer of mixtures of these ingredients."""
+        return Scorer(
+            ingredients,
+            to_evaluator(evaluation, self.options),
+            self.cache if isinstance(self.cache, ResultCache) else ResultCache(self.cache),
+            memory=self.memory_bytes,
+            workers=self.workers,
+            device=engine.choose_device(self.device),
+            with_logits=with_logits,
+            twice=self.twice,
+            heard=self.heard,
+        )
+
+
+def to_evaluator(evaluation: Evaluation, options: Options) -> Evaluator:
+    """Whatever the caller gave, as an evaluator."""
+    if isinstance(evaluation, str):
+        return load_evaluator(evaluation, options)
+    if isinstance(evaluation, Evaluator):
+        return evaluation
+    if callable(evaluation):
+        return of_function(evaluation, options)
+    raise errors.UsageError("the evaluator is no function", got=type(evaluation).__name__)
