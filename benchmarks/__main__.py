@@ -69,9 +69,9 @@ def commands(case: Case, folders: Sequence[Path], data: Path, output_bytes: int)
     files = [str(file) for model in used for file in models.weight_files(model)]
     root = base.parent
     floor = [sys.executable, str(FLOOR), "--out", str(root / "floor.bin"), "--bytes", str(output_bytes)]
-    own = [sys.executable, "-m", "stockpot", "merge", *shlex.split(case.options)]
+    own = [sys.executable, "-m", "stockpot", case.command, *shlex.split(case.options)]
     own += [*(["--base", str(base)] if case.base else []), *map(str, fine_tunes)]
-    own += ["--out", str(root / "out"), "--quiet", "--json"]
+    own += [*(["--out", str(root / "out")] if case.command == "merge" else []), "--quiet", "--json"]
     found = {
         "floor": ([*floor, "--reads", str(case.reads), *files], root / "floor.bin"),
         "stockpot": (own, root / "out"),
@@ -92,7 +92,8 @@ def bench(name: str, given: argparse.Namespace, console: Console) -> report.Resu
     case = CASES[name]
     console.print(f"{name}: models", style="dim")
     folders = models.ensure(case.entry, given.data, case.scale, case.fine_tunes)
-    output_bytes = ENTRIES[case.entry].model_bytes(case.scale)
+    writes = case.command == "merge"
+    output_bytes = ENTRIES[case.entry].model_bytes(case.scale) if writes else 0
     files = [file for model in folders[not case.base :] for file in models.weight_files(model)]
     input_bytes = sum(file.stat().st_size for file in files)
     fits = input_bytes + 2 * output_bytes < report.memory_bytes("MemAvailable")
@@ -108,7 +109,8 @@ def bench(name: str, given: argparse.Namespace, console: Console) -> report.Resu
             measure.drop(files)
         elif fits:
             measure.warm(files)
-        return checked(measure.run(command, outputs=outputs), out, None if which == "plan" else output_bytes)
+        nothing = which == "plan" or (which == "stockpot" and not writes)
+        return checked(measure.run(command, outputs=outputs), out, None if nothing else output_bytes)
 
     rounds = []
     try:

@@ -7,6 +7,8 @@ from types import MappingProxyType
 RATIO = 1.2
 COLD_RATIO = 1.1
 WIDE_RATIO = 1.5
+READING_RATIO = 2.0
+"""Of a geometry of 16 models to plainly reading them."""
 PEAK_BYTES = 500_000_000
 MERGEKIT_RATIO = 5.0
 """How many times as long mergekit must take."""
@@ -32,6 +34,8 @@ class Case:
     peak: int | None = PEAK_BYTES
     mergekit: Mapping[str, object] | None = None
     plan: bool = False
+    command: str = "merge"
+    """``geometry`` writes nothing, and its floor neither."""
 
 
 MODEL_STOCK = "--method model_stock"
@@ -61,5 +65,10 @@ CASES: Mapping[str, Case] = MappingProxyType(
         "tensors-5k": Case("moe", MODEL_STOCK, scale=5 / 45, ratio=None, plan=True),
         "tensors-15k": Case("moe", MODEL_STOCK, scale=15 / 45, ratio=None, plan=True),
         "tensors-45k": Case("moe", MODEL_STOCK, ratio=None, plan=True),
+        "geometry": Case("dense-bf16", "", ratio=None, command="geometry"),
+        "geometry-16-models": Case(
+            "dense-bf16", "", scale=0.25, fine_tunes=16, ratio=READING_RATIO, command="geometry"
+        ),
+        "geometry-45k": Case("moe", "", ratio=None, command="geometry"),
     }
 )

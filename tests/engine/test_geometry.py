@@ -76,6 +76,28 @@ def test_numbers_of_every_tensor(tmp_path: Path) -> None:
             assert found.distances[number, column] == pytest.approx(oracle.norm(steps[i] - steps[j]), rel=1e-10)
 
 
+def test_spreads_and_the_map(tmp_path: Path) -> None:
+    """How thick the shell is, how far angles differ, and where everything lies: in the record, in JSON and the table."""
+    base, *models = made = states(3)
+    found = measured(tmp_path, made)
+    data = json.loads(json.dumps(found.data(), allow_nan=False))
+    for number, name in enumerate(found.names):
+        steps = oracle.task_vectors(base[name], [model[name] for model in models])
+        norms = [oracle.norm(step) for step in steps]
+        angles = [np.degrees(oracle.angle(steps[i], steps[j])) for i, j in found.pairs]
+        thick = (max(norms) - min(norms)) / np.mean(norms)
+        assert found.norm_spread[number] == pytest.approx(thick, rel=1e-8)
+        assert data["groups"][name]["norm_spread"] == found.norm_spread[number]
+        assert data["groups"][name]["angle_spread_degrees"] == pytest.approx(max(angles) - min(angles), abs=1e-7)
+        assert found.table()["angle_spread_degrees"][number] == data["groups"][name]["angle_spread_degrees"]
+    places, shares = found.by("model").coordinates(0)
+    assert data["map"]["points"] == {name: place.tolist() for name, place in places.items()}
+    assert data["map"]["shares"] == shares.tolist()
+    alone = measured(tmp_path, states(1))
+    assert np.isnan(alone.angle_spread).all()
+    assert (alone.norm_spread == 0).all()
+
+
 @pytest.mark.parametrize("degrees", [0.11, 0.5, 5.0, 60.0, 90.0, 179.0])
 def test_angles_of_all_sizes(degrees: float, tmp_path: Path) -> None:
     """To 1e-10 relative above a tenth of a degree."""

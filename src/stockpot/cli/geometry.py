@@ -82,7 +82,8 @@ def geometry(
             workers=workers,
             progress=progress,
         )
-    _studies.write_json(json_out, found.data())
+    data = found.data() if json or json_out is not None else {}
+    _studies.write_json(json_out, data)
     if csv is not None:
         _studies.write_text(csv, found.csv())
     if html is not None:
@@ -91,7 +92,7 @@ def geometry(
         report.save_pictures(report.geometry_pictures(found), figures)
     warnings = [*found.warnings, *report.geometry_findings(found)]
     if json:
-        _output.print_object("geometry", "done", warnings, found.data())
+        _output.print_object("geometry", "done", warnings, data)
     else:
         # Hundreds of tensors are for files; a terminal gets the kinds, unless it was asked for more.
         _output.print_table(report.geometry_table(found if granularity else found.by("kind")))

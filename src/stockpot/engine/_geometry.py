@@ -6,7 +6,7 @@ import csv
 import io
 import math
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from functools import cached_property
 from pathlib import Path
@@ -125,6 +125,17 @@ class Geometry:
             return np.asarray(self.norms / self.base_norms[:, None])
 
     @cached_property
+    def norm_spread(self) -> Array:
+        """How thick the shell is: (max |d_i| - min |d_i|) / mean |d_i|, shape ``(G,)``; NaN where nothing moved."""
+        with np.errstate(invalid="ignore"):
+            return np.asarray(np.ptp(self.norms, axis=1) / self.norms.mean(axis=1))
+
+    @cached_property
+    def angle_spread(self) -> Array:
+        """Greatest less smallest angle over the pairs in radians, shape ``(G,)``; NaN for a single model."""
+        return np.ptp(self.angles, axis=1) if self.pairs else np.full(len(self.names), np.nan)
+
+    @cached_property
     def cosines(self) -> Array:
         """cos(d_i, d_j), shape ``(G, N(N-1)/2)``; 0 where one of them is zero."""
         return pairwise(cosines(self.own))
@@ -233,29 +244,41 @@ class Geometry:
             "centre": self.centre,
             "granularity": self.granularity,
             "pairs": [f"{i}{j}" if len(self.models) <= 10 else f"{i}-{j}" for i, j in self.pairs],
-            "groups": {name: self._entry(number) for number, name in enumerate(self.names)},
-            "total": total._entry(0) if total.names else {},
+            "groups": dict(zip(self.names, self._entries(), strict=True)),
+            "total": next(iter(total._entries()), {}),
+            "map": total._map() if total.names else {},
         }
 
-    def _entry(self, number: int) -> dict[str, object]:
-        return {
-            "kind": self.kinds[number],
-            "block": self.blocks[number],
-            "shape": list(self.shapes[number]),
-            "elements": self.elements[number],
-            "base_norm": _plain(self.base_norms[number]),
-            "norms": _plain(self.norms[number]),
-            "relative_norms": _plain(self.relative_norms[number]),
-            "cosines": _plain(self.cosines[number]),
-            "angles_degrees": _plain(np.degrees(self.angles[number])),
-            "distances": _plain(self.distances[number]),
-            "t": _plain(self.t[number]),
-            "t_free": _plain(self.t_free[number]),
-            "to": {
-                name: {other: _plain(self._distances_to[name][other][number]) for other in self._distances_to[name]}
-                for name in self._distances_to
-            },
+    def _map(self) -> dict[str, object]:
+        """Principal coordinates of every marked point, and each axis's share."""
+        places, shares = self.coordinates(0)
+        return {"points": {name: _plain(place) for name, place in places.items()}, "shares": _plain(shares)}
+
+    def _entries(self) -> Iterator[dict[str, object]]:
+        """Of every group, all numbers as plain values."""
+        columns = {
+            "base_norm": self.base_norms,
+            "norms": self.norms,
+            "relative_norms": self.relative_norms,
+            "cosines": self.cosines,
+            "angles_degrees": np.degrees(self.angles),
+            "distances": self.distances,
+            "norm_spread": self.norm_spread,
+            "angle_spread_degrees": np.degrees(self.angle_spread),
+            "t": self.t,
+            "t_free": self.t_free,
         }
+        plain = {name: _plain(values) for name, values in columns.items()}
+        to = {goal: {name: _plain(one) for name, one in found.items()} for goal, found in self._distances_to.items()}
+        for number in range(len(self.names)):
+            yield {
+                "kind": self.kinds[number],
+                "block": self.blocks[number],
+                "shape": list(self.shapes[number]),
+                "elements": self.elements[number],
+                **{name: values[number] for name, values in plain.items()},
+                "to": {goal: {name: one[number] for name, one in found.items()} for goal, found in to.items()},
+            }
 
     @cached_property
     def _distances_to(self) -> dict[str, dict[str, Array]]:
@@ -277,6 +300,8 @@ class Geometry:
         for column, (i, j) in enumerate(self.pairs):
             columns[f"cosine_{i}_{j}"] = self.cosines[:, column].tolist()
             columns[f"angle_degrees_{i}_{j}"] = np.degrees(self.angles[:, column]).tolist()
+        columns["norm_spread"] = self.norm_spread.tolist()
+        columns["angle_spread_degrees"] = np.degrees(self.angle_spread).tolist()
         columns["t"] = self.t.tolist()
         columns["t_free"] = self.t_free.tolist()
         return columns
@@ -305,11 +330,13 @@ def _natural(name: str) -> list[tuple[int, int, str]]:
     return [(0, int(part), "") if part.isdecimal() else (1, 0, part) for part in re.split(r"(\d+)", name)]
 
 
-def _plain(value: Any) -> Any:
-    """Lists and numbers for JSON."""
-    if isinstance(value, np.ndarray) and value.ndim:
-        return [_plain(one) for one in value]
-    return float(value) if math.isfinite(value) else None
+def _plain(values: Array) -> list[Any]:
+    """Lists of numbers for JSON; what is not finite is None."""
+    if np.isfinite(values).all():
+        return list(values.tolist())
+    found = values.astype(object)
+    found[~np.isfinite(values)] = None
+    return list(found.tolist())
 
 
 def measure_geometry(

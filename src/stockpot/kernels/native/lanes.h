@@ -92,10 +92,7 @@ FN int NAME(same_halves)(H a, H b) {
 #define QUICK 16
 #define Q __m512
 FN Q NAME(q_zero)(void) { return _mm512_setzero_ps(); }
-FN void NAME(q_put_doubles)(double *p, Q a) {
-    _mm512_storeu_pd(p, _mm512_cvtps_pd(_mm512_castps512_ps256(a)));
-    _mm512_storeu_pd(p + 8, _mm512_cvtps_pd(_mm512_extractf32x8_ps(a, 1)));
-}
+FN void NAME(q_put_floats)(float *p, Q a) { _mm512_storeu_ps(p, a); }
 FN Q NAME(q_all)(float x) { return _mm512_set1_ps(x); }
 FN Q NAME(q_add)(Q a, Q b) { return _mm512_add_ps(a, b); }
 FN Q NAME(q_sub)(Q a, Q b) { return _mm512_sub_ps(a, b); }
@@ -199,10 +196,7 @@ FN int NAME(same_halves)(H a, H b) {
 #define QUICK 8
 #define Q __m256
 FN Q NAME(q_zero)(void) { return _mm256_setzero_ps(); }
-FN void NAME(q_put_doubles)(double *p, Q a) {
-    _mm256_storeu_pd(p, _mm256_cvtps_pd(_mm256_castps256_ps128(a)));
-    _mm256_storeu_pd(p + 4, _mm256_cvtps_pd(_mm256_extractf128_ps(a, 1)));
-}
+FN void NAME(q_put_floats)(float *p, Q a) { _mm256_storeu_ps(p, a); }
 FN Q NAME(q_all)(float x) { return _mm256_set1_ps(x); }
 FN Q NAME(q_add)(Q a, Q b) { return _mm256_add_ps(a, b); }
 FN Q NAME(q_sub)(Q a, Q b) { return _mm256_sub_ps(a, b); }
@@ -295,7 +289,7 @@ FN int NAME(same_halves)(H a, H b) { return a == b; }
 #define QUICK 1
 #define Q float
 FN Q NAME(q_zero)(void) { return 0.0f; }
-FN void NAME(q_put_doubles)(double *p, Q a) { *p = a; }
+FN void NAME(q_put_floats)(float *p, Q a) { *p = a; }
 FN Q NAME(q_all)(float x) { return x; }
 FN Q NAME(q_add)(Q a, Q b) { return a + b; }
 FN Q NAME(q_sub)(Q a, Q b) { return a - b; }

@@ -35,19 +35,26 @@ TARGET static int64_t NAME(first_nonfinite)(const void *row, int type, int64_t s
     return -1;
 }
 
-/* The differences of 16-bit elements, rounded to floats, as doubles: their products are exact. */
+/* 16-bit elements, or (with a first row) its differences from them, rounded to floats; zeros fill up to SUMS. */
 FN void NAME(load_narrow)(const void *row0, int type0, const void *row, int type, int64_t start, int64_t count,
-                          double *restrict out) {
-    const uint16_t *first = (const uint16_t *)row0 + start, *own = (const uint16_t *)row + start;
+                          float *restrict out) {
+    const uint16_t *first = row0 ? (const uint16_t *)row0 + start : NULL, *own = (const uint16_t *)row + start;
     int64_t whole = count / QUICK * QUICK, end = (count + SUMS - 1) / SUMS * SUMS;
-    for (int64_t k = 0; k < whole; k += QUICK)
-        NAME(q_put_doubles)(out + k, NAME(q_sub)(NAME(q_from)(first + k, type0), NAME(q_from)(own + k, type)));
+    for (int64_t k = 0; k < whole; k += QUICK) {
+        __builtin_prefetch(own + k + CHUNK, 0, 2); /* many rows at once are more than the processor follows by itself */
+        Q x = NAME(q_from)(own + k, type);
+        NAME(q_put_floats)(out + k, first ? NAME(q_sub)(NAME(q_from)(first + k, type0), x) : x);
+    }
     if (whole == end) return;
     uint16_t rest[2][QUICK] = {{0}};
-    memcpy(rest[0], first + whole, (size_t)(count - whole) * sizeof(uint16_t));
     memcpy(rest[1], own + whole, (size_t)(count - whole) * sizeof(uint16_t));
-    NAME(q_put_doubles)(out + whole, NAME(q_sub)(NAME(q_from)(rest[0], type0), NAME(q_from)(rest[1], type)));
-    for (whole += QUICK; whole < end; whole++) out[whole] = 0.0;
+    Q x = NAME(q_from)(rest[1], type);
+    if (first) {
+        memcpy(rest[0], first + whole, (size_t)(count - whole) * sizeof(uint16_t));
+        x = NAME(q_sub)(NAME(q_from)(rest[0], type0), x);
+    }
+    NAME(q_put_floats)(out + whole, x);
+    for (whole += QUICK; whole < end; whole++) out[whole] = 0.0f;
 }
 
 /* The place of the running sums of rows i and j >= i. */
@@ -59,45 +66,62 @@ FN D NAME(add_product)(D sum, D a, D b, int exact) {
     return exact ? NAME(add_exact_product)(sum, a, b) : NAME(add)(sum, NAME(mul)(a, b));
 }
 
-/* Running sums of the products of up to TILE rows with up to TILE others, or of the same (then j >= i counts). */
-FN void NAME(multiply)(const double *wide, int64_t n, int64_t i, int64_t j, int rows, int columns, int64_t length,
-                       int exact, double *running) {
-    const double *a = wide + i * CHUNK, *b = wide + j * CHUNK;
+/* Doubles of a row: stored so, or as floats (half the memory, and a chunk of many rows stays near). */
+FN D NAME(wide_at)(const char *row, int64_t k, int floats) {
+    return floats ? NAME(from_fp32)((const float *)row + k) : NAME(get)((const double *)row + k);
+}
+
+/* Running sums of the products of some rows with some others, or (`same`) of those with j >= i. Products of floats are
+ * exact in double. */
+FN void NAME(multiply)(const void *wide, int64_t n, int64_t i, int64_t j, int rows, int columns, int same,
+                       int64_t length, int floats, double *running) {
+    int64_t row_bytes = CHUNK * (floats ? sizeof(float) : sizeof(double));
+    const char *a = (const char *)wide + i * row_bytes, *b = (const char *)wide + j * row_bytes;
     for (int part = 0; part < SUMS; part += WIDTH) {
-        D sum[TILE][TILE];
+        D sum[TILE][TILE + 1];
 #pragma GCC unroll 4
         for (int r = 0; r < rows; r++)
-#pragma GCC unroll 4
+#pragma GCC unroll 5
             for (int c = 0; c < columns; c++) sum[r][c] = NAME(zero)();
         for (int64_t k = part; k < length; k += SUMS) {
             D own[TILE];
 #pragma GCC unroll 4
-            for (int r = 0; r < rows; r++) own[r] = NAME(get)(a + r * CHUNK + k);
-#pragma GCC unroll 4
+            for (int r = 0; r < rows; r++) own[r] = NAME(wide_at)(a + r * row_bytes, k, floats);
+#pragma GCC unroll 5
             for (int c = 0; c < columns; c++) {
-                D other = NAME(get)(b + c * CHUNK + k);
+                D other = same && c < rows ? own[c] : NAME(wide_at)(b + c * row_bytes, k, floats);
 #pragma GCC unroll 4
-                for (int r = 0; r < rows; r++) sum[r][c] = NAME(add_product)(sum[r][c], own[r], other, exact);
+                for (int r = 0; r < rows; r++)
+                    if (!same || c >= r) sum[r][c] = NAME(add_product)(sum[r][c], own[r], other, floats);
             }
         }
 #pragma GCC unroll 4
         for (int r = 0; r < rows; r++)
-#pragma GCC unroll 4
+#pragma GCC unroll 5
             for (int c = 0; c < columns; c++)
-                if (j + c >= i + r) NAME(put)(NAME(sums_of)(running, n, i + r, j + c) + part, sum[r][c]);
+                if (!same || c >= r) NAME(put)(NAME(sums_of)(running, n, i + r, j + c) + part, sum[r][c]);
     }
 }
 
-/* All running sums of a chunk of any rows, by way of memory; what the chunk lacks counts as zeros. */
-FN void NAME(sum_many)(const void *const *rows, const int32_t *types, int64_t n, int64_t start, int64_t count, int raw,
-                       int zero_nonfinite, int narrow, double *wide, double *running) {
+/* All products of TILE rows with `columns` of themselves and of those that follow. */
+FN void NAME(multiply_tile)(const void *wide, int64_t n, int64_t i, int64_t j, int64_t columns, int same,
+                            int64_t length, int floats, double *running) {
+    if (columns == TILE + 1)
+        NAME(multiply)(wide, n, i, j, TILE, TILE + 1, same, length, floats, running);
+    else if (columns == TILE)
+        NAME(multiply)(wide, n, i, j, TILE, TILE, same, length, floats, running);
+    else if (columns == 3)
+        NAME(multiply)(wide, n, i, j, TILE, 3, same, length, floats, running);
+    else
+        NAME(multiply)(wide, n, i, j, TILE, 2, same, length, floats, running);
+}
+
+/* Rows as doubles, differences from the first unless raw. */
+FN void NAME(load_wide)(const void *const *rows, const int32_t *types, int64_t n, int64_t start, int64_t count, int raw,
+                        int zero_nonfinite, double *wide) {
     int64_t length = (count + SUMS - 1) / SUMS * SUMS;
     for (int64_t i = 0; i < n; i++) {
         double *own = wide + i * CHUNK;
-        if (i && narrow && !raw) {
-            NAME(load_narrow)(rows[0], types[0], rows[i], types[i], start, count, own);
-            continue;
-        }
         NAME(load)(rows[i], types[i], start, count, own);
         if (i && !raw)
             for (int64_t k = 0; k < length; k += WIDTH)
@@ -107,17 +131,32 @@ FN void NAME(sum_many)(const void *const *rows, const int32_t *types, int64_t n,
         for (int64_t i = 0; i < n; i++)
             for (int64_t k = i * CHUNK; k < i * CHUNK + length; k += WIDTH)
                 NAME(put)(wide + k, NAME(finite_or_zero)(NAME(get)(wide + k)));
-    for (int64_t i = 0; i < n; i += TILE)
-        for (int64_t j = i; j < n; j += TILE) {
-            int64_t height = least(n - i, TILE), breadth = least(n - j, TILE);
-            if (breadth == TILE)
-                NAME(multiply)(wide, n, i, j, TILE, TILE, length, narrow, running);
-            else if (height == TILE)
-                for (int64_t c = j; c < n; c++) NAME(multiply)(wide, n, i, c, TILE, 1, length, narrow, running);
-            else
-                for (int64_t r = i; r < n; r++)
-                    for (int64_t c = r; c < n; c++) NAME(multiply)(wide, n, r, c, 1, 1, length, narrow, running);
+}
+
+/* All running sums of a chunk of any rows, by way of memory; what the chunk lacks counts as zeros. */
+FN void NAME(sum_many)(const void *const *rows, const int32_t *types, int64_t n, int64_t start, int64_t count, int raw,
+                       int zero_nonfinite, int floats, double *wide, double *running) {
+    int64_t length = (count + SUMS - 1) / SUMS * SUMS;
+    if (floats)
+        for (int64_t i = 0; i < n; i++) {
+            float *own = (float *)wide + i * CHUNK;
+            NAME(load_narrow)(i && !raw ? rows[0] : NULL, types[0], rows[i], types[i], start, count, own);
+            for (int64_t k = 0; zero_nonfinite && k < length; k++)
+                if (own[k] - own[k] != 0.0f) own[k] = 0.0f;
         }
+    else
+        NAME(load_wide)(rows, types, n, start, count, raw, zero_nonfinite, wide);
+    int64_t i = 0;
+    for (; n - i >= TILE; i += TILE)
+        for (int64_t j = i, columns; j < n; j += columns) {
+            columns = n - j == TILE + 1 ? TILE + 1 : least(n - j, TILE); /* one column alone is mostly loading */
+            if (j == i)
+                NAME(multiply_tile)(wide, n, i, j, columns, 1, length, floats, running);
+            else
+                NAME(multiply_tile)(wide, n, i, j, columns, 0, length, floats, running);
+        }
+    for (; i < n; i++)
+        for (int64_t j = i; j < n; j++) NAME(multiply)(wide, n, i, j, 1, 1, 0, length, floats, running);
 }
 
 /* The same for a whole chunk of differences of at most FEW rows of one type: all sums stay in registers. */
