@@ -4,7 +4,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 STAMP := $(VENV)/.installed
 
-.PHONY: demo test check format bench docs clean browser
+.PHONY: demo test check format bench docs clean browser figures
 
 NATIVE := $(wildcard src/stockpot/kernels/native/*)
 
@@ -41,6 +41,9 @@ bench: $(STAMP)
 
 docs: $(STAMP)
 	$(BIN)/python scripts/docs_pages.py
+
+figures: $(STAMP)
+	$(BIN)/python scripts/docs_figures.py
 
 clean:
 	rm -rf $(VENV) .bench build dist stockpot-demo

@@ -77,7 +77,7 @@ def test_numbers_of_every_tensor(tmp_path: Path) -> None:
 
 
 def test_spreads_and_the_map(tmp_path: Path) -> None:
-    """How thick the shell is, how far angles differ, and where everything lies: in the record, in JSON and the table."""
+    """How thick the shell is, how far angles differ, where everything lies: in the record, in JSON and the table."""
     base, *models = made = states(3)
     found = measured(tmp_path, made)
     data = json.loads(json.dumps(found.data(), allow_nan=False))

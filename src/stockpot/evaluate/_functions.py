@@ -73,10 +73,11 @@ def load_function(text: str, options: Options) -> FunctionEvaluator:
             known = [name for name, value in vars(module).items() if callable(value) and not name.startswith("_")]
             raise errors.unknown_name(f"function in {match['place']}", match["name"], known)
         found = getattr(found, part)
-    source = None
-    if file is not None and file.is_file():
-        source = str(xxhash.xxh3_128_hexdigest(file.read_bytes()))
-    return of_function(found, options, name=text, source=source)
+    digest = xxhash.xxh3_128()
+    files = {path for path in (file, _defined_in(found)) if path is not None and path.is_file()}
+    for path in sorted(files):
+        digest.update(path.read_bytes())
+    return of_function(found, options, name=text, source=str(digest.hexdigest()) if files else None)
 
 
 def of_function(
@@ -116,6 +117,13 @@ def _module(place: str, text: str) -> tuple[ModuleType, Path | None]:
     loader = specification.loader
     _executed(lambda: loader.exec_module(module), text)
     return module, path
+
+
+def _defined_in(found: Any) -> Path | None:
+    """The file of the code; a module may only pass it on."""
+    module = sys.modules.get(str(getattr(found, "__module__", None)))
+    file = getattr(module, "__file__", None)
+    return Path(file) if file else None
 
 
 def _is_there(place: str) -> bool:

@@ -13,6 +13,8 @@ HARDLY_AGREE = 0.05
 """A median cosine under this: Model Stock stays near the base."""
 OUTLIER = 2.0
 """A task vector this many times as long as the median of all, or as short, is an outlier."""
+THIN = 0.1
+"""Norms this close to their median, as a share, lie on a thin shell."""
 FAR = 0.5
 """Task vectors of this share of the base's norm: probably not fine-tunes of that base."""
 NAMED = 3
@@ -42,7 +44,8 @@ def geometry_summary(geometry: Geometry) -> list[str]:
     middle = float(np.median(norms))
     if middle > 0:
         spread = float(np.abs(norms / middle - 1.0).max())
-        lines.append(f"norms over the whole model within {100 * spread:.2g} % of their median")
+        shell = "thin shell: " if spread <= THIN else ""
+        lines.append(f"{shell}norms over the whole model within {100 * spread:.2g} % of their median")
     if np.isfinite(total.t[0]):
         ratios = geometry.t[np.isfinite(geometry.t)]
         lines.append(
