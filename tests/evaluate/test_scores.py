@@ -7,7 +7,7 @@ import pytest
 import torch
 
 from stockpot import errors
-from stockpot.evaluate import Scores, Selection, scores_of
+from stockpot.evaluate import Selection, scores_of
 
 
 @pytest.mark.parametrize(
@@ -65,17 +65,17 @@ def test_what_is_no_score(value: object, says: str) -> None:
 
 def test_selection() -> None:
     """``NAME[:max|:min]``; the sign makes more better."""
-    scores = Scores({"loss": 2.0, "accuracy": 0.5})
+    scores = {"loss": 2.0, "accuracy": 0.5}
     assert Selection.parse("loss:min").gain(scores) == -2.0
     assert Selection.parse("accuracy").gain(scores) == 0.5
     assert Selection.parse("accuracy:max").gain(scores) == 0.5
-    assert Selection.parse(None).gain(Scores({"x": 3.0})) == 3.0
-    assert Selection.parse(":min").gain(Scores({"x": 3.0})) == -3.0
+    assert Selection.parse(None).gain({"x": 3.0}) == 3.0
+    assert Selection.parse(":min").gain({"x": 3.0}) == -3.0
 
 
 def test_selections_that_cannot_be() -> None:
     """Several names and no choice; a name that is not there, the nearest offered."""
-    scores = Scores({"loss": 2.0, "accuracy": 0.5})
+    scores = {"loss": 2.0, "accuracy": 0.5}
     with pytest.raises(errors.UsageError, match=r"returns several numbers.*loss, accuracy.*--select"):
         Selection.parse(None).of(scores)
     with pytest.raises(errors.UnknownNameError, match=r"unknown metric 'acuracy'; did you mean accuracy"):

@@ -17,11 +17,15 @@ from stockpot import errors
 from stockpot._version import __version__
 from stockpot.cli import _output
 from stockpot.cli.demo import demo
+from stockpot.cli.ensemble import ensemble
+from stockpot.cli.evaluate import evaluate
 from stockpot.cli.geometry import geometry
 from stockpot.cli.landscape import barrier, landscape
 from stockpot.cli.merge import merge
 from stockpot.cli.methods import methods
+from stockpot.cli.soup import soup
 from stockpot.cli.verify import verify
+from stockpot.cli.wise_ft import wise_ft
 
 app = typer.Typer(
     name="stockpot",
@@ -32,6 +36,10 @@ app = typer.Typer(
 )
 app.command("merge")(merge)
 app.command("verify")(verify)
+app.command("soup")(soup)
+app.command("wise-ft")(wise_ft)
+app.command("evaluate")(evaluate)
+app.command("ensemble")(ensemble)
 app.command("geometry")(geometry)
 app.command("landscape")(landscape)
 app.command("barrier")(barrier)
@@ -116,7 +124,7 @@ def _run(arguments: list[str]) -> int:
     return result if isinstance(result, int) else 0
 
 
-_GO_ON = ("merge", "landscape", "barrier")
+_GO_ON = ("merge", "soup", "wise-ft", "evaluate", "ensemble", "landscape", "barrier")
 """Commands that keep what they have done."""
 
 

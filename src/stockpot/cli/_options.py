@@ -35,6 +35,12 @@ MismatchedTensors = Annotated[
 Evaluate = Annotated[
     str, typer.Option("--evaluate", metavar="EVAL", help="What scores a model: module:function or file.py:function.")
 ]
+EvaluateOptional = Annotated[
+    str | None, typer.Option("--evaluate", metavar="EVAL", help="What scores a model, on held-out data.")
+]
+Dtype = Annotated[
+    str | None, typer.Option("--dtype", metavar="bfloat16|float16|float32|float64", help="Dtype of the output.")
+]
 Select = Annotated[
     str | None, typer.Option("--select", metavar="NAME[:max|:min]", help="The number that decides (default: max).")
 ]

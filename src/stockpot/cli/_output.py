@@ -72,24 +72,57 @@ def byte_progress(label: str, quiet: bool) -> Iterator[Callable[[int, int], None
         yield lambda done, total: bar.update(task, completed=done, total=total)
 
 
+SHOWN_ROWS = 12
+
+
+class Watched:
+    """What a study tells while it runs: how much there is, each result, each decision. Here it falls on deaf ears."""
+
+    def start(self, total: int) -> None:
+        """So many results at most."""
+
+    def result(self, label: str, values: Mapping[str, float]) -> None:
+        """One more."""
+
+    def verdict(self, word: str) -> None:
+        """What was decided about the last one."""
+
+
 @contextmanager
-def count_progress(label: str, quiet: bool) -> Iterator[tuple[Callable[[int], None], Callable[[str], None]]]:
-    """(start with so many, one is done): a bar with the time left, on a terminal's stderr only."""
+def watching(label: str, quiet: bool) -> Iterator[Watched]:
+    """A live table of the last results with verdicts, and a bar with the time left, on a terminal's stderr only."""
     if quiet or not sys.stderr.isatty():
-        yield (lambda total: None), (lambda done: None)
+        yield Watched()
         return
-    from rich.console import Console
-    from rich.markup import escape
+    from rich.console import Console, Group
+    from rich.live import Live
     from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
+    from rich.table import Table
+    from rich.text import Text
 
-    columns = (TextColumn(label), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
-    with Progress(*columns, TextColumn("{task.description}"), console=Console(stderr=True), transient=True) as bar:
-        task = bar.add_task("", total=None)
+    bar = Progress(TextColumn(label), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
+    task = bar.add_task("", total=None)
+    rows: list[list[str]] = []
 
-        def start(total: int) -> None:
-            bar.update(task, total=total)
+    def table() -> Group:
+        shown = Table(box=None, show_header=False, pad_edge=False)
+        for row in rows[-SHOWN_ROWS:]:
+            shown.add_row(*(Text(cell) for cell in row))
+        return Group(shown, bar)
 
-        def step(done: str) -> None:
-            bar.update(task, advance=1, description=escape(done))
+    with Live(table(), console=Console(stderr=True), transient=True, refresh_per_second=8) as live:
 
-        yield start, step
+        class Seen(Watched):
+            def start(self, total: int) -> None:
+                bar.update(task, total=total)
+
+            def result(self, label: str, values: Mapping[str, float]) -> None:
+                rows.append([label, ", ".join(f"{name} {value:.4g}" for name, value in values.items()), ""])
+                bar.update(task, advance=1)
+                live.update(table())
+
+            def verdict(self, word: str) -> None:
+                rows[-1][-1] = word
+                live.update(table())
+
+        yield Seen()

@@ -56,12 +56,23 @@ def correspondence(
     rename: list[str] | None,
     missing: str | None,
     mismatch: str | None,
+    dtype: str | None = None,
 ) -> Correspondence:
     """The options of that name; the recipe checks their words."""
     from stockpot.soups import Correspondence
 
     words: Any = {"missing": missing or "error", "mismatch": mismatch or "error"}
-    return Correspondence(only or (), exclude or (), rename or (), **words)
+    return Correspondence(only or (), exclude or (), rename or (), dtype=dtype, **words)
+
+
+def warn_direction(select: str | None, quiet: bool) -> None:
+    """More is better unless it is said; of a loss nobody means that."""
+    if select is not None and any(word in select.lower() for word in _LESS) and not select.endswith((":min", ":max")):
+        _output.print_warnings([f"--select {select} takes the greatest; for the least, --select {select}:min"], quiet)
+
+
+_LESS = ("loss", "error", "perplexity", "ppl", "nll", "wer", "calibration")
+"""Words for numbers of which less is better."""
 
 
 def say_counts(evaluated: int, known: int, quiet: bool) -> None:
@@ -77,10 +88,17 @@ def running(
 
     On a terminal, a bar with the time left, from the moment that the study knows how much it has to do.
     """
-    from stockpot.soups import Running
+    from stockpot.soups import Running, Scored, Step
 
-    with contextlib.redirect_stdout(sys.stderr), _output.count_progress(label, quiet) as (start, step):
+    def heard(found: Scored) -> None:
+        watched.result(found.label, found.scores.values)
+
+    def decided(step: Step) -> None:
+        if step.before is not None:
+            watched.verdict("accepted" if step.accepted else "rejected")
+
+    with contextlib.redirect_stdout(sys.stderr), _output.watching(label, quiet) as watched:
         yield Running(
             open_cache(cache), options, memory, workers,
-            twice=twice, begun=start, heard=lambda found: step(found.label),
+            twice=twice, begun=watched.start, heard=heard, decided=decided,
         )  # fmt: skip

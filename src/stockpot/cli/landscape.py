@@ -64,6 +64,7 @@ def landscape(
     _studies.require_folders(html, figures, json_out)
     if html is not None or figures is not None:
         report.require_drawing()
+    _studies.warn_direction(select, quiet)
     same = _studies.correspondence(only, exclude, rename, missing, mismatch)
     options = Options(limit, batch, device, precision, seed, timeout)
     with _studies.running(
@@ -127,6 +128,7 @@ def barrier(
     _studies.require_folders(html, figures, json_out)
     if html is not None or figures is not None:
         report.require_drawing()
+    _studies.warn_direction(select, quiet)
     same = _studies.correspondence(only, exclude, rename, missing, mismatch)
     options = Options(limit, batch, device, precision, seed, timeout)
     with _studies.running(

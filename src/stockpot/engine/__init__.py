@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 from stockpot.engine._align import Alignment, Decision, Inputs, Slot, align
 from stockpot.engine._device import choose_device
 from stockpot.engine._job import Job, resolve
-from stockpot.engine._plan import Group, Plan, is_one_file, make_plan, open_inputs
+from stockpot.engine._plan import Group, Plan, Story, is_one_file, make_plan, open_inputs
 from stockpot.engine._provenance import PROVENANCE
 from stockpot.engine._side_files import differing_side_files, side_files
 
@@ -39,6 +39,7 @@ __all__ = [
     "Progress",
     "RatioSummary",
     "Slot",
+    "Story",
     "VerifyResult",
     "align",
     "check_output",

@@ -10,7 +10,7 @@ from torch import Tensor
 from stockpot.checkpoint import Source
 from stockpot.engine._job import resolve
 from stockpot.engine._memory import to_memory
-from stockpot.engine._plan import Plan, make_plan, open_inputs
+from stockpot.engine._plan import Plan, Story, make_plan, open_inputs
 from stockpot.recipe import Recipe
 
 
@@ -28,12 +28,14 @@ class LiveModel:
         self._memory, self._workers, self._device = memory, workers, device
         self._tensors: dict[str, Tensor] = {}
 
-    def plan(self, recipe: Recipe, out: Path | None = None) -> Plan:
-        """How the recipe's mixture is made, from headers; ``out``: on disk instead of here."""
+    def plan(self, recipe: Recipe, out: Path | None = None, story: Story | None = None) -> Plan:
+        """How the recipe's mixture is made, from headers; ``out``: on disk instead of here, with its ``story``."""
         job = resolve(recipe)
         where = out or Path("memory")
         inputs = open_inputs(job, self.sources)
-        return make_plan(job, inputs, where, memory=self._memory, workers=self._workers, device=self._device)
+        return make_plan(
+            job, inputs, where, memory=self._memory, workers=self._workers, device=self._device, story=story
+        )
 
     def become(self, plan: Plan) -> dict[str, Tensor]:
         """The mixture as a state dict. Its tensors are the model's own: the next mixture is written over them."""

@@ -216,7 +216,8 @@ def _finish_one_file(plan: Plan, staging: Staging, content: Mapping[str, object]
         staging.commit(one_file=file.name)
         return
     metadata = {**weight_metadata(plan.template, plan.alignment), **blank_seal(), "stockpot": text}
-    header = seal_header(header_bytes(plan.specs, metadata, provenance_reserve(plan.job, plan.inputs, plan.alignment)))
+    reserve = provenance_reserve(plan.job, plan.inputs, plan.alignment, plan.story)
+    header = seal_header(header_bytes(plan.specs, metadata, reserve))
     if len(header) != len(file.header):
         raise errors.RunError("the provenance does not fit the header", file=str(plan.out), got=f"{len(header)} bytes")
     staging.write(file.name, 0, memoryview(header))

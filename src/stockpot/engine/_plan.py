@@ -36,6 +36,14 @@ class Group:
 
 
 @dataclass(frozen=True)
+class Story:
+    """How the mixture was chosen, told beside how it was made: ``record`` for programs, ``lines`` for people."""
+
+    record: Mapping[str, object]
+    lines: tuple[str, ...]
+
+
+@dataclass(frozen=True)
 class Plan:
     """A merge, fully decided."""
 
@@ -49,6 +57,7 @@ class Plan:
     passes: int
     bytes_read: int
     warnings: tuple[str, ...]
+    story: Story | None = None
 
     @property
     def slots(self) -> tuple[Slot, ...]:
@@ -151,6 +160,7 @@ def make_plan(
     memory: int,
     workers: int | None,
     device: str = "cpu",
+    story: Story | None = None,
 ) -> Plan:
     """Decide everything about a merge from headers; raises InputError kinds. Cost: linear in the tensor count."""
     alignment = align(job, inputs)
@@ -168,7 +178,7 @@ def make_plan(
         single_file=one_file,
         pickled=out.suffix == ".pt",
         metadata=weight_metadata(template, alignment),
-        reserve=provenance_reserve(job, inputs, alignment) if one_file else 0,
+        reserve=provenance_reserve(job, inputs, alignment, story) if one_file else 0,
     )
     once, twice = _bytes_read(job, slots, groups, budget)
     return Plan(
@@ -182,6 +192,7 @@ def make_plan(
         2 if job.method.uses_gram and twice else 1,
         once + 2 * twice,
         (*job.warnings, *(note for source in inputs.checkpoints for note in source.notes), *alignment.notes),
+        story,
     )
 
 
@@ -191,7 +202,7 @@ def weight_metadata(template: Source, alignment: Alignment) -> dict[str, str]:
     return {"format": "pt", **kept, **alignment.aliases}
 
 
-def provenance_reserve(job: Job, inputs: Inputs, alignment: Alignment) -> int:
+def provenance_reserve(job: Job, inputs: Inputs, alignment: Alignment, story: Story | None) -> int:
     """Header bytes that hold the provenance of a one-file output, bounded from above before it is known.
 
     The provenance is JSON within JSON: a character outside ASCII takes seven bytes, a quote or backslash up to four.
@@ -202,7 +213,8 @@ def provenance_reserve(job: Job, inputs: Inputs, alignment: Alignment) -> int:
     text = sum(len(json.dumps(json.dumps(word))) for word in words)
     numbers = len(alignment.slots) * (400 + 60 * (len(job.models) + 1)) + 100 * len(alignment.decisions)
     files = 200 * sum(len(source.files) + 1 for source in inputs.checkpoints)
-    return 20_000 + 4 * len(json.dumps(job.recipe.model_dump_json())) + text + numbers + files
+    told = 4 * len(json.dumps(json.dumps(story.record))) if story is not None else 0
+    return 20_000 + told + 4 * len(json.dumps(job.recipe.model_dump_json())) + text + numbers + files
 
 
 def make_groups(job: Job, slots: Sequence[Slot]) -> tuple[Group, ...]:

@@ -51,6 +51,7 @@ def provenance(plan: Plan, records: Records) -> dict[str, Any]:
             {"name": file.name, "bytes": file.size, "header_xxh3": xxhash.xxh3_128_hexdigest(file.header)}
             for file in ([] if plan.is_one_file else plan.layout.files)
         ],
+        **({"chosen": dict(plan.story.record)} if plan.story is not None else {}),
         "groups": {name: record.data() for name, record in sorted(records.groups.items())},
         "tensors": {
             name: {"dtype": slots[name].dtype, "xxh3": digest} for name, digest in sorted(records.digests.items())
@@ -122,5 +123,7 @@ def model_card(plan: Plan, records: Records) -> bytes:
             f"Ratio t over {ratio.count} groups: {ratio.min:.3f} to {ratio.max:.3f}, median {ratio.median:.3f}"
             + (f"; {ratio.clamped} clamped to the base." if ratio.clamped else "."),
         ]
+    if plan.story is not None:
+        lines += ["", *plan.story.lines]
     lines += ["", f"Reference: {job.method.reference}.", "", "```yaml", job.recipe.to_yaml().rstrip(), "```", ""]
     return "\n".join(lines).encode("utf-8", "backslashreplace")

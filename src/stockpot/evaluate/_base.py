@@ -45,8 +45,12 @@ class Evaluator(Protocol):
         """What ``evaluate`` is to be given."""
 
     @property
+    def uses_folder(self) -> bool:
+        """Whether its scores depend on config, tokenizer and the like beside the weights."""
+
+    @property
     def content(self) -> Mapping[str, Any] | None:
         """All that its scores depend on beside the model, as plain data; None: nobody knows, so keep no result."""
 
-    def evaluate(self, model: dict[str, Any] | Path) -> Scores:
-        """Score one model; EvaluatorError where that fails."""
+    def evaluate(self, model: dict[str, Any] | Path, folder: Path | None = None) -> Scores:
+        """Score one model; EvaluatorError where that fails. ``folder``: where the config of a state dict is."""

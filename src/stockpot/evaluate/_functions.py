@@ -36,6 +36,10 @@ class FunctionEvaluator:
     timeout: float | None = None
 
     @property
+    def uses_folder(self) -> bool:
+        return self.form == "checkpoint"
+
+    @property
     def content(self) -> Mapping[str, Any] | None:
         if self.source is None:
             return None
@@ -43,7 +47,7 @@ class FunctionEvaluator:
         name = getattr(function, "__qualname__", type(function).__qualname__)
         return {"form": "function", "function": name, "source": self.source, "options": dict(self.options)}
 
-    def evaluate(self, model: dict[str, Any] | Path) -> Scores:
+    def evaluate(self, model: dict[str, Any] | Path, folder: Path | None = None) -> Scores:
         try:
             with time_limit(self.timeout):
                 result = self.function(model, **self.options)

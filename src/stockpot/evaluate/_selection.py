@@ -2,12 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from typing import Literal
 
 from stockpot import errors
-from stockpot.evaluate._scores import Scores
 
 Direction = Literal["max", "min"]
 
@@ -47,10 +46,10 @@ class Selection:
             raise errors.unknown_name("metric", self.name, known)
         return self
 
-    def of(self, scores: Scores) -> float:
+    def of(self, values: Mapping[str, float]) -> float:
         """The deciding number."""
-        return scores.values[self.among(scores.values).name or ""]
+        return values[self.among(values).name or ""]
 
-    def gain(self, scores: Scores) -> float:
+    def gain(self, values: Mapping[str, float]) -> float:
         """The deciding number with the sign that makes more better."""
-        return self.of(scores) if self.direction == "max" else -self.of(scores)
+        return self.of(values) if self.direction == "max" else -self.of(values)

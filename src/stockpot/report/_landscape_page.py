@@ -28,7 +28,7 @@ def landscape_page(found: Landscape) -> str:
         ],
     }
     return rendered_page(
-        "landscape",
+        "study",
         landscape_pictures(found),
         title=f"Landscape of {found.metric} around {names[found.base]}",
         refs=[("base", found.base), *_refs(found.models), *([("centre", found.centre)] if found.centre else [])],
@@ -42,7 +42,7 @@ def barrier_page(found: Barriers) -> str:
     """One self-contained file."""
     base = [] if found.base is None else [("base", found.base)]
     return rendered_page(
-        "landscape",
+        "study",
         barrier_pictures(found),
         title=f"Barriers of {found.metric} between {len(found.models)} models",
         refs=[*base, *_refs(found.models)],

@@ -64,11 +64,12 @@ class Ingredients:
         *,
         granularity: str | None = None,
     ) -> Recipe:
-        """A recipe over the models of these numbers, from 0, in this order."""
+        """A recipe over the models of these numbers, from 0, in this order; the base only where it has a part."""
         same = self.correspondence
+        has_part = method != "linear" or "base" in (same.missing, same.mismatch)
         return build_recipe(
             method,
-            base=self.base,
+            base=self.base if has_part else None,
             models=[self.models[number] for number in members],
             parameters=parameters,
             granularity=granularity,

@@ -125,11 +125,12 @@ def landscape(
         raise errors.ParameterError("margin of a landscape", expected="0 to 10", got=margin)
     ingredients = Ingredients.open(models, base, correspondence)
     corners = _corners(through, len(models))
-    scorer = running.scorer(_with_centre(ingredients, centre), evaluate)
+    opened = _with_centre(ingredients, centre)
+    scorer = running.scorer(opened, evaluate)
     running.begin(_points(len(models), centre is not None, grid, steps))
     geometry = shape_of(ingredients, running, centre)
     plane = _plane(geometry, ingredients, corners) if grid else None
-    study = _Study(ingredients, centre, scorer, Selection.parse(select), geometry, plane)
+    study = _Study(ingredients, opened, centre, scorer, Selection.parse(select), geometry, plane)
     marks = study.marks()
     lines = study.lines(corners, places)
     return Landscape(
@@ -198,6 +199,7 @@ class _Study:
     """One landscape under way."""
 
     ingredients: Ingredients
+    opened: Ingredients
     centre: str | None
     scorer: Scorer
     selection: Selection
@@ -213,7 +215,7 @@ class _Study:
             recipes.append(("mean", "mean", own.average(everyone)))
             recipes.append(("model_stock", "model_stock", own.recipe("model_stock", everyone)))
         if self.centre is not None:
-            alone = Ingredients((self.centre,), None, self.scorer.ingredients.sources, own.correspondence)
+            alone = Ingredients((self.centre,), None, self.opened.sources, own.correspondence)
             recipes.append(("centre", self.centre, alone.average([0])))
         # A single model has no mean and no Model Stock; the geometry marks its mean all the same.
         places = [point for name, point in self.geometry.points.items() if len(own.models) > 1 or name != "mean"]

@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 from stockpot import engine, errors
 from stockpot.evaluate import Evaluator, Options, ResultCache, load_evaluator, of_function
 from stockpot.recipe import parse_size
+from stockpot.soups._choice import Step
 from stockpot.soups._ingredients import Ingredients
 from stockpot.soups._scorer import Heard, Scorer
 
@@ -20,7 +21,7 @@ Evaluation = str | Callable[..., object] | Evaluator
 class Running:
     """``cache``: a file, or None for this call alone; ``options`` for the evaluator; ``twice``: evaluate the first
     model a second time, to find out whether the numbers repeat; ``begun`` is told how many scores will be asked for
-    at most, ``heard`` of each result.
+    at most, ``heard`` of each result, ``decided`` of each decision of a greedy search.
     """
 
     cache: Path | ResultCache | None = None
@@ -31,6 +32,7 @@ class Running:
     twice: bool = False
     begun: Callable[[int], None] | None = None
     heard: Heard | None = None
+    decided: Callable[[Step], None] | None = None
 
     @property
     def memory_bytes(self) -> int:
@@ -45,16 +47,31 @@ class Running:
     def scorer(self, ingredients: Ingredients, evaluation: Evaluation, *, with_logits: bool = False) -> Scorer:
         """A scorer of mixtures of these ingredients."""
         return Scorer(
-            ingredients,
+            self.live(ingredients),
             to_evaluator(evaluation, self.options),
             self.cache if isinstance(self.cache, ResultCache) else ResultCache(self.cache),
-            memory=self.memory_bytes,
-            workers=self.workers,
-            device=engine.choose_device(self.device),
             with_logits=with_logits,
             twice=self.twice,
             heard=self.heard,
         )
+
+    def live(self, ingredients: Ingredients) -> engine.LiveModel:
+        """One model in memory that becomes mixtures of these ingredients."""
+        return engine.LiveModel(
+            ingredients.sources,
+            memory=self.memory_bytes,
+            workers=self.workers,
+            device=engine.choose_device(self.device),
+        )
+
+    @property
+    def test_options(self) -> Options:
+        """A bound on examples is for choosing quickly; a test takes all."""
+        return replace(self.options, limit=None)
+
+    def for_test(self) -> Running:
+        """The same for the last evaluation."""
+        return replace(self, options=self.test_options, twice=False)
 
 
 def to_evaluator(evaluation: Evaluation, options: Options) -> Evaluator:

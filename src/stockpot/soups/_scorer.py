@@ -15,7 +15,6 @@ from stockpot import engine, errors
 from stockpot.checkpoint import Source
 from stockpot.evaluate import Evaluator, ResultCache, Scores, content_key
 from stockpot.recipe import Recipe
-from stockpot.soups._ingredients import Ingredients
 
 Heard = Callable[["Scored"], None]
 """Called after each result."""
@@ -36,13 +35,10 @@ class Scorer:
 
     def __init__(
         self,
-        ingredients: Ingredients,
+        live: engine.LiveModel,
         evaluator: Evaluator,
         cache: ResultCache,
         *,
-        memory: int,
-        workers: int | None = None,
-        device: str = "cpu",
         with_logits: bool = False,
         twice: bool = False,
         heard: Heard | None = None,
@@ -50,12 +46,11 @@ class Scorer:
         """``with_logits``: results must hold logits, and they are kept; ``twice``: the first model is evaluated again,
         and the numbers must be equal; ``heard`` is told of each result.
         """
-        self.ingredients = ingredients
         self.evaluator = evaluator
         self.evaluated = 0
         self.known = 0
         self._cache = cache
-        self._live = engine.LiveModel(ingredients.sources, memory=memory, workers=workers, device=device)
+        self._live = live
         self._with_logits = with_logits
         self._twice = twice
         self._heard = heard
@@ -95,7 +90,7 @@ class Scorer:
         """Evaluate, whatever is known."""
         try:
             if self.evaluator.form == "state_dict":
-                return self.evaluator.evaluate(self._live.become(plan))
+                return self.evaluator.evaluate(self._live.become(plan), plan.template.folder)
             return self._on_disk(plan)
         except errors.EvaluatorError as error:
             raise errors.EvaluatorError(
@@ -147,7 +142,7 @@ class Scorer:
 
     def _mixture(self, plan: engine.Plan) -> str:
         digest = engine.mixture_digest(plan, self._digest)
-        if self.evaluator.form == "state_dict":
+        if not self.evaluator.uses_folder:
             return digest
         side = {name: engine.file_digest(str(path)) for name, path in engine.side_files(plan.template).items()}
         return content_key({"mixture": digest, "side_files": side})

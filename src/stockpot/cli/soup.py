@@ -1,0 +1,122 @@
+"""``stockpot soup``."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+
+from stockpot import errors
+from stockpot.cli import _options as opt
+from stockpot.cli import _output, _signals, _studies
+
+KINDS = ("uniform", "greedy", "learned")
+
+
+def soup(
+    kind: Annotated[str, typer.Argument(metavar="uniform|greedy|learned", help="How to choose.")],
+    models: Annotated[list[str], typer.Argument(metavar="MODEL...", help="Models: folders, files or Hub ids.")],
+    out: Annotated[Path, typer.Option("--out", metavar="OUT", help="Folder or file to write the soup to.")],
+    base: Annotated[
+        str | None, typer.Option("--base", metavar="BASE", help="For Model Stock as a rival, and for angles.")
+    ] = None,
+    evaluate: opt.EvaluateOptional = None,
+    select: opt.Select = None,
+    test: Annotated[
+        str | None, typer.Option("--test", metavar="EVAL", help="Asked once at the end: the soup and its rivals.")
+    ] = None,
+    order: Annotated[
+        str, typer.Option("--order", metavar="score|given|random", help="greedy: who is tried first.")
+    ] = "score",
+    reject_ties: Annotated[
+        bool, typer.Option("--reject-ties", help="greedy: a model must help, not only do no harm.")
+    ] = False,
+    least_gain: Annotated[
+        float, typer.Option("--least-gain", metavar="X", help="greedy: what a model must bring, at least.")
+    ] = 0.0,
+    most: Annotated[int | None, typer.Option("--most", metavar="N", help="greedy: members at most.")] = None,
+    prune: Annotated[bool, typer.Option("--prune", help="greedy: start from all and drop, worst first.")] = False,
+    jobs: Annotated[
+        int, typer.Option("--jobs", metavar="N", help="greedy: processes that score the single models.")
+    ] = 1,
+    against: Annotated[
+        str | None, typer.Option("--against", metavar="NAME", help="Second metric of the scatter plot.")
+    ] = None,
+    html: opt.Html = None,
+    figures: opt.Figures = None,
+    json_out: opt.JsonOut = None,
+    cache: opt.Cache = None,
+    limit: opt.Limit = None,
+    batch: opt.Batch = None,
+    device: opt.EvaluatorDevice = None,
+    precision: opt.Precision = None,
+    seed: opt.Seed = None,
+    timeout: opt.Timeout = None,
+    check_evaluator: opt.CheckEvaluator = False,
+    only: opt.Only = None,
+    exclude: opt.Exclude = None,
+    rename: opt.Rename = None,
+    missing: opt.MissingTensors = None,
+    mismatch: opt.MismatchedTensors = None,
+    dtype: opt.Dtype = None,
+    memory: opt.Memory = "192MiB",
+    workers: opt.Workers = None,
+    overwrite: Annotated[bool, typer.Option("--overwrite", help="Replace an earlier output of stockpot.")] = False,
+    json: opt.Json = False,
+    quiet: opt.Quiet = False,
+    verbose: opt.Verbose = False,
+) -> None:
+    """One model out of many, mixed as your own evaluation says.
+
+    `stockpot soup greedy FT1 FT2 FT3 --evaluate eval.py:accuracy --out soup`
+    """
+    with _signals.loading():
+        from stockpot import report, soups
+        from stockpot.evaluate import Options
+
+    if kind not in KINDS:
+        raise errors.unknown_name("kind of soup", kind, KINDS)
+    if kind != "uniform" and evaluate is None:
+        raise errors.UsageError(f"a {kind} soup is chosen by evaluation", remedy="give --evaluate")
+    if jobs < 1:
+        raise errors.ParameterError("processes", expected="1 or more", got=jobs)
+    _studies.require_folders(html, figures, json_out)
+    if html is not None or figures is not None:
+        report.require_drawing()
+    _studies.warn_direction(select, quiet)
+    words: Any = {"order": order}  # the rules check it
+    rules = soups.Rules(
+        accept_ties=not reject_ties, least_gain=least_gain, most=most, prune=prune, seed=seed or 0, **words
+    )
+    same = _studies.correspondence(only, exclude, rename, missing, mismatch, dtype)
+    options = Options(limit, batch, device, precision, seed if kind == "learned" else None, timeout)
+    with _studies.running(
+        f"{kind} soup", options, cache=cache, memory=memory, workers=workers, twice=check_evaluator, quiet=quiet
+    ) as running:
+        shared: Any = {
+            "base": base, "out": out, "select": select, "test": test, "overwrite": overwrite,
+            "correspondence": same, "running": running,
+        }  # fmt: skip
+        if kind == "uniform":
+            found = soups.uniform(models, evaluate=evaluate, **shared)
+        else:
+            assert evaluate is not None
+            found = soups.greedy(models, evaluate, rules=rules, jobs=jobs, **shared)
+    _studies.write_json(json_out, found.data())
+    if html is not None:
+        _studies.write_text(html, report.soup_page(found, against))
+    if figures is not None:
+        report.save_pictures(report.soup_pictures(found, against), figures)
+    if json:
+        content = {**found.data(), "out": str(found.out), "evaluated": found.evaluated, "known": found.known}
+        _output.print_object("soup", "done", found.warnings, content)
+    else:
+        if found.metric is not None:
+            _output.print_table(report.soup_table(found))
+        for line in report.soup_summary(found):
+            print(line)
+    _output.print_warnings(found.warnings, quiet)
+    if found.metric is not None:
+        _studies.say_counts(found.evaluated, found.known, quiet)
+    _output.say(f"stockpot: written to {found.out}", quiet)

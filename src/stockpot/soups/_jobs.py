@@ -1,0 +1,45 @@
+"""Single models scored by several processes, which meet in the cache of results."""
+
+from __future__ import annotations
+
+import contextlib
+import multiprocessing
+import os
+from collections.abc import Sequence
+from concurrent.futures import ProcessPoolExecutor, wait
+from dataclasses import replace
+from pathlib import Path
+
+from stockpot import errors
+from stockpot.evaluate import ResultCache
+from stockpot.soups._ingredients import Correspondence, Ingredients
+from stockpot.soups._running import Evaluation, Running
+
+
+def score_singles(ingredients: Ingredients, evaluate: Evaluation, running: Running, jobs: int) -> None:
+    """Fill the cache with the score of every model by itself. What fails here is met again, and told, by the caller."""
+    path = running.cache.path if isinstance(running.cache, ResultCache) else running.cache
+    if not isinstance(evaluate, str) or path is None:
+        raise errors.UsageError(
+            "several jobs meet in a file of results", expected="an evaluator in words, and a cache on disk",
+            remedy="give both, or one job",
+        )  # fmt: skip
+    if any(not ingredients.sources[model].files for model in ingredients.models):
+        raise errors.UsageError("several jobs need models on disk", remedy="save them, or give one job")
+    count = min(jobs, len(ingredients.models))
+    plain = replace(running, cache=path, begun=None, heard=None, decided=None, twice=False)
+    shares = [ingredients.models[number::count] for number in range(count)]
+    with ProcessPoolExecutor(count, multiprocessing.get_context("spawn")) as pool:
+        wait([pool.submit(_score, share, ingredients.correspondence, evaluate, plain, count) for share in shares])
+
+
+def _score(models: Sequence[str], same: Correspondence, evaluate: str, running: Running, processes: int) -> None:
+    """In a process of its own: its share of the models, on its share of the cores; what it prints is for nobody."""
+    import torch
+
+    torch.set_num_threads(max(1, (os.cpu_count() or 1) // processes))
+    with Path(os.devnull).open("w") as nowhere, contextlib.redirect_stdout(nowhere):
+        ingredients = Ingredients.open(models, None, same)
+        scorer = running.scorer(ingredients, evaluate)
+        for number, name in enumerate(models):
+            scorer(ingredients.average([number]), name)
