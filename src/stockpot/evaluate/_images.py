@@ -1,0 +1,168 @@
+"""``images:FOLDER``: class folders of pictures. Needs transformers and Pillow."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, field
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+from torch.nn import functional as F
+
+from stockpot import errors
+from stockpot.evaluate import _transformers as hf
+from stockpot.evaluate._base import Form, Options
+from stockpot.evaluate._classify import classified, label_numbers
+from stockpot.evaluate._data import digest_of_files
+from stockpot.evaluate._scores import Scores
+
+IMAGE_ENDINGS = (".png", ".jpg", ".jpeg", ".bmp", ".gif", ".webp", ".tif", ".tiff")
+BATCH = 32
+KEPT_BYTES = 1 << 30
+"""Prepared images that are kept in memory."""
+TEMPLATES = "templates.txt"
+"""In the image folder: one text a line with {} for the class; for models that compare images with texts."""
+DEFAULT_TEMPLATES = ("a photo of a {}.",)
+
+
+@dataclass(frozen=True)
+class ImageEvaluator:
+    """Accuracy and loss over a folder of class folders, by an image classifier or, zero-shot, by a CLIP.
+
+    Class folders are matched with the labels of the config by name, else (the same number of both) in sorted order. A
+    CLIP's classes are texts: per class the mean over templates of normalised embeddings, normalised again, times
+    exp(logit_scale). Reference of the zero-shot head: Radford et al., arXiv 2103.00020; WiSE-FT, arXiv 2109.01903.
+    """
+
+    name: str
+    folder: Path
+    options: Options
+    form: Form = "state_dict"
+    uses_folder: bool = True
+    _kept: dict[str | int, object] = field(default_factory=dict, repr=False)
+
+    @cached_property
+    def files(self) -> list[tuple[Path, str]]:
+        """(image, class) in sorted order; with a limit evenly from all classes."""
+        classes = sorted(path for path in self.folder.iterdir() if path.is_dir()) if self.folder.is_dir() else []
+        found = [
+            [(file, path.name) for file in sorted(path.iterdir()) if file.suffix.lower() in IMAGE_ENDINGS]
+            for path in classes
+        ]
+        if not any(found):
+            raise errors.NotFoundError(
+                "there are no images",
+                file=str(self.folder),
+                expected="FOLDER/CLASS/IMAGE.png",
+                remedy="check the folder",
+            )
+        if self.options.limit is None:
+            return [one for own in found for one in own]
+        turns = [one for turn in range(max(map(len, found))) for own in found for one in own[turn : turn + 1]]
+        return sorted(turns[: self.options.limit])
+
+    @property
+    def classes(self) -> list[str]:
+        """Names of all class folders."""
+        return sorted(path.name for path in self.folder.iterdir() if path.is_dir())
+
+    @cached_property
+    def content(self) -> Mapping[str, Any]:
+        data = [path for path, _ in self.files]
+        if (self.folder / TEMPLATES).is_file():
+            data.append(self.folder / TEMPLATES)
+        return {
+            "form": "images", "data": digest_of_files(data, self.folder), "precision": self.options.precision,
+            "limit": self.options.limit, "transformers": hf.version(),
+        }  # fmt: skip
+
+    def evaluate(self, model: dict[str, Any] | Path, folder: Path | None = None) -> Scores:
+        assert isinstance(model, dict)
+        hf.require("transformers", "PIL")
+        config = hf.config_of(folder, self.name)
+        assert folder is not None
+        options = self.options
+        clip = "text_config" in config.to_dict()
+        with torch.inference_mode():
+            if clip:
+                net = hf.placed(hf.model_of(config, model, ("Model",), self.name), options.device, options.precision)
+                head = self._zero_shot_head(net, folder)
+                labels = torch.tensor([self.classes.index(name) for _, name in self.files])
+            else:
+                built = hf.model_of(config, model, ("ForImageClassification",), self.name)
+                net = hf.placed(built, options.device, options.precision)
+                labels = torch.tensor(label_numbers([name for _, name in self.files], self.classes, config, self.name))
+            found = []
+            for batch in self._batches(folder):
+                pixels = batch.to(net.device, net.dtype)
+                if clip:
+                    one = F.normalize(_tensor(net.get_image_features(pixel_values=pixels)), dim=-1) @ head.T
+                else:
+                    one = net(pixel_values=pixels).logits
+                found.append(one.float().cpu())
+        return classified(torch.cat(found), labels)
+
+    def _batches(self, folder: Path) -> Iterator[Tensor]:
+        """Images as the model's own processor makes them; kept as far as there is room, for the next candidate."""
+        config = folder / "preprocessor_config.json"
+        key = config.read_bytes() if config.is_file() else b""
+        if self._kept.get("key") != key:
+            self._kept.clear()
+            self._kept["key"] = key
+        room = KEPT_BYTES
+        for start in range(0, len(self.files), self.options.batch or BATCH):
+            batch = self._kept.get(start)
+            if not isinstance(batch, Tensor):
+                batch = self._processed(folder, start)
+                if batch.nbytes <= room:
+                    self._kept[start] = batch
+            room -= batch.nbytes
+            yield batch
+
+    def _processed(self, folder: Path, start: int) -> Tensor:
+        from PIL import Image
+        from transformers import AutoImageProcessor
+
+        try:
+            with hf.quietly():
+                processor = AutoImageProcessor.from_pretrained(str(folder), local_files_only=True)
+        except (OSError, ValueError) as error:
+            raise errors.EvaluatorError(
+                f"the image processor cannot be used ({str(error).splitlines()[0]:.200})", file=str(folder),
+                expected="preprocessor_config.json beside the weights",
+            ) from error  # fmt: skip
+        opened = []
+        for path, _ in self.files[start : start + (self.options.batch or BATCH)]:
+            try:
+                with Image.open(path) as image:
+                    opened.append(image.convert("RGB"))
+            except OSError as error:
+                raise errors.InputError(f"an image cannot be read ({error})", file=str(path)) from None
+        found = processor(images=opened, return_tensors="pt")["pixel_values"]
+        assert isinstance(found, Tensor)
+        return found
+
+    def _zero_shot_head(self, net: Any, folder: Path) -> Tensor:
+        """One row a class, as arXiv 2103.00020 makes it."""
+        path = self.folder / TEMPLATES
+        lines = path.read_text("utf-8").splitlines() if path.is_file() else DEFAULT_TEMPLATES
+        templates = [line.strip() for line in lines if line.strip()]
+        tokenizer = hf.tokenizer_of(folder)
+        rows = []
+        for name in self.classes:
+            texts = [template.replace("{}", name.replace("_", " ")) for template in templates]
+            tokens = tokenizer(texts, padding=True, truncation=True, return_tensors="pt").to(net.device)
+            embedded = F.normalize(_tensor(net.get_text_features(**tokens)).float(), dim=-1).mean(dim=0)
+            rows.append(F.normalize(embedded, dim=-1))
+        head: Tensor = (torch.stack(rows) * net.logit_scale.exp().float()).to(net.dtype)
+        return head
+
+
+def _tensor(found: Any) -> Tensor:
+    """Embeddings, which newer versions of the library wrap."""
+    embedded = found if isinstance(found, Tensor) else found.pooler_output
+    assert isinstance(embedded, Tensor)
+    return embedded
