@@ -185,6 +185,10 @@ def build_recipe(
     seed: int = 0,
 ) -> Recipe:
     """A recipe from arguments; a list given for a per-model parameter goes to the models in order."""
+    if any(isinstance(one, Mapping) for one in (base, *models)):
+        raise errors.UsageError("models are paths here", got="a state dict", remedy="merge_state_dicts takes those")
+    if isinstance(models, str | Path):
+        raise errors.UsageError("models are a list", got=repr(str(models)), remedy="put it into one")
     if not models:
         raise errors.UsageError(f"{method} needs models", expected="at least one", got=0)
     shared: dict[str, Any] = {}

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -184,6 +185,90 @@ def test_models_that_are_others(program: Program, kitchen: Kitchen, judge: Judge
     assert judge.asked == 0
 
 
+def test_weights_written_in_place_are_seen(program: Program, kitchen: Kitchen, judge: Judge) -> None:
+    """Other bytes in the same file with the old size and time: evaluated anew."""
+    line = [
+        "barrier",
+        kitchen.a,
+        kitchen.b,
+        "--evaluate",
+        judge("judged"),
+        "--select",
+        "loss:min",
+        "--steps",
+        "3",
+        "--json",
+    ]
+    first = program.does(*line).data
+    file = kitchen.a / "model.safetensors"
+    times = file.stat()
+    other = (kitchen.base / "model.safetensors").read_bytes()
+    with file.open("r+b") as stream:
+        stream.write(other)
+    os.utime(file, ns=(times.st_atime_ns, times.st_mtime_ns))
+    assert (file.stat().st_size, file.stat().st_mtime_ns) == (times.st_size, times.st_mtime_ns)
+    second = program.does(*line).data
+    assert second["evaluated"] == 2
+    assert second["lines"][0]["scores"] != first["lines"][0]["scores"]
+
+
+def test_copies_are_known(program: Program, kitchen: Kitchen, judge: Judge) -> None:
+    """The same weights at another place, judged by the same file elsewhere: nothing is evaluated."""
+    program.does("evaluate", kitchen.a, "--evaluate", judge("one"))
+    shutil.copytree(kitchen.a, kitchen.root / "copy")
+    shutil.copy(judge.file, kitchen.root / "judge.py")
+    found = program.does("evaluate", kitchen.root / "copy", "--evaluate", "judge.py:one", "--json").data
+    assert (found["evaluated"], found["known"]) == (0, 1)
+    judge.file.write_text(judge.file.read_text() + "# another\n")
+    assert program.does("evaluate", kitchen.a, "--evaluate", judge("one"), "--json").data["evaluated"] == 1
+
+
+def test_names_are_only_names(program: Program, kitchen: Kitchen, judge: Judge) -> None:
+    """Dollars are no formulas, brackets no markup; long names are cut in figures, not in tables."""
+    odd = kitchen.root / "cost$a_$b [v1]"
+    long = kitchen.root / ("a very long name of a run, fine-tuned with every setting that there is " * 2)
+    kitchen.a.rename(odd)
+    kitchen.b.rename(long)
+    words = ["--select", "loss:min", "--grid", "2", "--steps", "3", "--html", "l.html", "--figures", "pictures"]
+    outcome = program.does("landscape", "--base", kitchen.base, odd, long, "--evaluate", judge("judged"), *words)
+    assert "cost$a_$b [v1]" in outcome.out
+    assert "cost$a_$b [v1]" in Path("l.html").read_text()
+
+
+def test_what_other_programs_print_is_not_on_stdout(kitchen: Kitchen, judge: Judge) -> None:
+    """Neither what a process of the evaluator's writes, nor what it writes to the descriptor itself."""
+    judge.file.write_text(
+        "import os\ndef loud(weights):\n    os.write(1, b'raw')\n    os.system('echo loud')\n    return 1.0\n"
+    )
+    words = ["evaluate", str(kitchen.a), "--evaluate", judge("loud"), "--json"]
+    done = subprocess.run([sys.executable, "-m", "stockpot", *words], capture_output=True, text=True, check=True)
+    assert json.loads(done.stdout)["evaluated"] == 1
+    assert "raw" in done.stderr
+    assert "loud" in done.stderr
+
+
+@pytest.mark.parametrize(
+    ("words", "says"),
+    [
+        (["--html", "."], "a folder is in the way"),
+        (["--json-out", "pictures"], "a folder is in the way"),
+        (["--figures", "a.txt"], "a file is in the way"),
+        (["--timeout", "-1"], "--timeout of an evaluator"),
+        (["--limit", "0"], "--limit of an evaluator"),
+    ],
+)
+def test_told_before_anything_is_evaluated(
+    words: list[str], says: str, program: Program, kitchen: Kitchen, judge: Judge
+) -> None:
+    """Places that cannot be written, bounds that make no sense."""
+    Path("pictures").mkdir()
+    Path("a.txt").write_text("mine")
+    outcome = program(*plane(kitchen, judge("judged"), "--select", "loss:min", *words))
+    assert outcome.code == 2
+    assert says in outcome.first
+    assert judge.asked == 0
+
+
 @pytest.mark.parametrize("number", [signal.SIGKILL, signal.SIGINT])
 def test_stopped_and_gone_on(number: int, kitchen: Kitchen, judge: Judge) -> None:
     """A run that is stopped half-way goes on: in all, every point is evaluated once."""
@@ -204,5 +289,5 @@ def test_stopped_and_gone_on(number: int, kitchen: Kitchen, judge: Judge) -> Non
     done = subprocess.run(command, capture_output=True, text=True, check=True, timeout=120)
     found = json.loads(done.stdout)
     # The one that was under way when it was stopped may have been asked and not yet kept.
-    assert before - 1 <= found["known"] - 9 <= before
+    assert before - 1 <= found["known"] <= before
     assert 44 <= judge.asked <= 45

@@ -105,7 +105,7 @@ def test_a_convex_loss_has_no_barrier() -> None:
         assert line.advantage == pytest.approx(apart / 4, rel=1e-9)
         assert line.angle is None
     assert found.evaluated == bowl.asked == 3 + 3  # the models once, three middles
-    assert found.known == 3
+    assert found.known == 0  # nothing from before
 
 
 def test_one_fine_tune_has_a_line() -> None:
@@ -156,16 +156,77 @@ def test_what_cannot_be_drawn() -> None:
 
 
 def test_selected_tensors_alone_move() -> None:
-    """``only``: the others are the template's at every point."""
+    """``only``: the others are the first model's at every point, both ends included; it is said."""
     seen = []
 
     def look(weights: dict[str, torch.Tensor]) -> float:
         seen.append(weights["layer.0.bias"].clone())
         return 0.0
 
-    barrier(MODELS[:2], look, steps=3, correspondence=Correspondence(only=["weight"]))
-    # A model alone is itself; of a mixture, the first one's bias is taken.
-    assert [torch.equal(one, MODELS[0]["layer.0.bias"]) for one in seen] == [True, False, True]
+    found = barrier(MODELS[:2], look, steps=3, correspondence=Correspondence(only=["weight"]))
+    assert [torch.equal(one, MODELS[0]["layer.0.bias"]) for one in seen] == [True, True, True]
+    (warning,) = found.warnings
+    assert "1 tensors are not mixed (layer.0.bias)" in warning
+
+
+def test_what_is_left_out_makes_no_barrier() -> None:
+    """A score of nothing but the excluded tensor is constant along every line and over the plane."""
+    same = Correspondence(exclude=["bias"])
+
+    def look(weights: dict[str, torch.Tensor]) -> float:
+        return float(weights["layer.0.bias"].sum())
+
+    for models in (MODELS, MODELS[::-1]):
+        assert {
+            value for line in barrier(models, look, steps=5, correspondence=same).lines for value in line.values
+        } == {float(models[0]["layer.0.bias"].sum())}
+        found = landscape(models, look, base=BASE, grid=2, steps=3, correspondence=same)
+        assert found.grid is not None
+        values = {value for line in found.lines for value in line.values} | set(found.grid.values["score"].ravel())
+        assert values == {float(models[0]["layer.0.bias"].sum())}
+
+
+def test_counters_and_running_statistics_do_not_jump() -> None:
+    """What is averaged or counted instead of mixed is the same at the ends and between them."""
+    seen = []
+    models = [
+        {**model, "bn.num_batches_tracked": torch.tensor(n), "bn.running_mean": torch.full((2,), float(n))}
+        for n, model in enumerate(MODELS)
+    ]
+
+    def look(weights: dict[str, torch.Tensor]) -> float:
+        seen.append((int(weights["bn.num_batches_tracked"]), float(weights["bn.running_mean"][0])))
+        return 0.0
+
+    barrier(models, look, steps=3)
+    assert set(seen) == {(0, 1.0)}
+
+
+def test_renamed_bases_and_models() -> None:
+    """Renames of the base, and of one model by its number, hold in every mixture of some."""
+    bowl = Bowl(BOWL_AT)
+    plain = landscape(MODELS, bowl, base=BASE, select="loss:min", grid=2, steps=3)
+    renamed = {f"x.{name}": tensor for name, tensor in BASE.items()}
+    other = {f"y.{name}": tensor for name, tensor in MODELS[1].items()}
+    same = Correspondence(rename=["base:^x[.]=", "2:^y[.]="])
+    found = landscape(
+        [MODELS[0], other, MODELS[2]], bowl, base=renamed, select="loss:min", grid=2, steps=3, correspondence=same
+    )
+    assert found.data()["points"] == plain.data()["points"]
+    assert found.data()["plane"] == plain.data()["plane"]
+    lines = barrier([MODELS[0], other], bowl, base=renamed, select="loss:min", correspondence=same).lines
+    assert lines[0].barrier[0] == 0.0
+
+
+def test_models_that_are_no_models() -> None:
+    """A string, a module, a path alone: said in words."""
+    for models in ("ft1", BASE):
+        with pytest.raises(errors.UsageError, match="models are a list"):
+            landscape(models, Bowl(BASE), base=BASE)  # type: ignore[arg-type]  # that is the point
+    with pytest.raises(errors.UsageError, match=r"neither a path nor a state dict.*got Linear"):
+        barrier([torch.nn.Linear(2, 2), BASE], Bowl(BASE))  # type: ignore[list-item]  # that is the point
+    with pytest.raises(errors.UsageError, match="merge_state_dicts takes those"):
+        stockpot.geometry(base=BASE, models=MODELS)  # type: ignore[arg-type]  # that is the point
 
 
 def test_infinite_scores_are_data() -> None:
@@ -186,5 +247,6 @@ def test_results_are_kept_and_told(tmp_path: Path) -> None:
         landscape(MODELS, f"{tmp_path}/judge.py:norm", base=BASE, grid=3, steps=3, running=running) for _ in range(2)
     ]
     assert runs[0].data() | {"evaluated": 0, "known": 0} == runs[1].data() | {"evaluated": 0, "known": 0}
-    assert (runs[0].known, runs[1].evaluated) == (8, 0)  # the ends of four lines were marked before
-    assert runs[0].evaluated + runs[0].known == runs[1].known == begun[0] == begun[1] == len(heard) // 2
+    assert (runs[0].known, runs[1].evaluated) == (0, 0)
+    assert runs[0].evaluated == runs[1].known == begun[0] - 8  # the ends of four lines are marks
+    assert begun[0] == begun[1] == len(heard) // 2

@@ -42,6 +42,9 @@ class FileIdentity:
     mtime_ns: int
     inode: int
     device: int
+    ctime_ns: int = 0
+    """Tells of writing that put size and mtime back; it changes with names and rights too, so a merge under way asks
+    the others only."""
 
     def is_current(self) -> bool:
         """Whether the file on disk still looks like the one that was opened (its header is not read again)."""
@@ -55,7 +58,8 @@ class FileIdentity:
 def identity(path: Path, header_digest: str) -> FileIdentity:
     """The identity of a regular file, now."""
     found = path.stat()
-    return FileIdentity(str(path), header_digest, found.st_size, found.st_mtime_ns, found.st_ino, found.st_dev)
+    kept = (found.st_size, found.st_mtime_ns, found.st_ino, found.st_dev, found.st_ctime_ns)
+    return FileIdentity(str(path), header_digest, *kept)
 
 
 def require_readable(path: Path) -> int:

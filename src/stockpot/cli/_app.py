@@ -129,7 +129,8 @@ _GO_ON = ("merge", "soup", "wise-ft", "evaluate", "ensemble", "landscape", "barr
 
 
 def _what_next(given: Sequence[str]) -> str:
-    return "the same command goes on from here" if given[0] in _GO_ON else "run it again"
+    kept = given[0] in _GO_ON and "none" not in given
+    return "the same command goes on from here" if kept else "run it again"
 
 
 def _value_given(error: Any, given: Sequence[str]) -> str | None:

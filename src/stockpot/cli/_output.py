@@ -53,7 +53,7 @@ def print_table(table: RenderableType) -> None:
     """A table on stdout, as wide as the terminal, or as wide as it needs when piped."""
     from rich.console import Console
 
-    console = Console(width=None if sys.stdout.isatty() else 200, highlight=False)
+    console = Console(width=None if sys.stdout.isatty() else 200, highlight=False, markup=False)
     console.print(table)
 
 

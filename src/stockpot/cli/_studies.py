@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import contextlib
+import io
 import json as jsonlib
+import os
 import sys
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
@@ -27,11 +29,20 @@ def open_cache(text: str | None) -> ResultCache:
     return ResultCache(default_cache() if text is None else Path(text).expanduser())
 
 
-def require_folders(*paths: Path | None) -> None:
-    """The folders of files to be written are there; said before anything is evaluated."""
-    for path in paths:
-        if path is not None and not path.absolute().parent.is_dir():
+def require_places(*files: Path | None, folder: Path | None = None) -> None:
+    """Files, and a folder of pictures, can be written where they are wanted; said before anything is evaluated."""
+    for path in (*files, folder):
+        if path is None:
+            continue
+        parent = path.absolute().parent
+        if not parent.is_dir():
             raise errors.OutputError("there is no such folder", file=str(path.parent), remedy="make it first")
+        if path is not folder and path.is_dir():
+            raise errors.OutputError("a folder is in the way of a file", file=str(path), remedy="give another name")
+        if path is folder and path.exists() and not path.is_dir():
+            raise errors.OutputError("a file is in the way of a folder", file=str(path), remedy="give another name")
+        if not os.access(path if path.exists() else parent, os.W_OK):
+            raise errors.OutputError("no right to write there", file=str(path), remedy="give another place")
 
 
 def write_text(path: Path | None, text: str) -> None:
@@ -97,8 +108,35 @@ def running(
         if step.before is not None:
             watched.verdict("accepted" if step.accepted else "rejected")
 
-    with contextlib.redirect_stdout(sys.stderr), _output.watching(label, quiet) as watched:
+    with _talk_on_stderr(), _output.watching(label, quiet) as watched:
         yield Running(
             open_cache(cache), options, memory, workers,
             twice=twice, begun=watched.start, heard=heard, decided=decided,
         )  # fmt: skip
+
+
+class _Talk(io.TextIOBase):
+    """What is printed goes to stderr; closing it closes nothing."""
+
+    def write(self, text: str) -> int:
+        return sys.stderr.write(text)
+
+    def flush(self) -> None:
+        sys.stderr.flush()
+
+    def close(self) -> None:
+        """Whoever printed is done; stderr is not."""
+
+
+@contextmanager
+def _talk_on_stderr() -> Iterator[None]:
+    """Python's stdout and the descriptor itself, for what other programs and libraries write."""
+    sys.stdout.flush()
+    kept = os.dup(1)
+    try:
+        os.dup2(2, 1)
+        with contextlib.redirect_stdout(_Talk()):
+            yield
+    finally:
+        os.dup2(kept, 1)
+        os.close(kept)

@@ -41,7 +41,7 @@ def ensemble(
         from stockpot import report, soups
         from stockpot.evaluate import Options
 
-    _studies.require_folders(json_out)
+    _studies.require_places(json_out)
     _studies.warn_direction(select, quiet)
     options = Options(limit, batch, device, precision, seed, timeout)
     with _studies.running(

@@ -36,7 +36,7 @@ def evaluate(
         from stockpot import report, soups
         from stockpot.evaluate import Options
 
-    _studies.require_folders(json_out)
+    _studies.require_places(json_out)
     options = Options(limit, batch, device, precision, seed, timeout)
     with _studies.running(
         "evaluating", options, cache=cache, memory=memory, workers=workers, twice=check_evaluator, quiet=quiet

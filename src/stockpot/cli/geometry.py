@@ -58,7 +58,7 @@ def geometry(
         if not equals or not pattern:
             raise errors.ParameterError("--kind cannot be read", expected="REGEX=KIND", got=repr(text))
         kinds[pattern] = name
-    _studies.require_folders(json_out, csv, html, figures)
+    _studies.require_places(json_out, csv, html, folder=figures)
     if html is not None or figures is not None:
         report.require_drawing()  # before the weights are read
     policies: dict[str, Any] = {

@@ -61,7 +61,7 @@ def landscape(
         from stockpot.evaluate import Options
 
     through = _plane(plane)
-    _studies.require_folders(html, figures, json_out)
+    _studies.require_places(html, json_out, folder=figures)
     if html is not None or figures is not None:
         report.require_drawing()
     _studies.warn_direction(select, quiet)
@@ -125,7 +125,7 @@ def barrier(
         from stockpot import report, soups
         from stockpot.evaluate import Options
 
-    _studies.require_folders(html, figures, json_out)
+    _studies.require_places(html, json_out, folder=figures)
     if html is not None or figures is not None:
         report.require_drawing()
     _studies.warn_direction(select, quiet)

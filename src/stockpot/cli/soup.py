@@ -81,7 +81,7 @@ def soup(
         raise errors.UsageError(f"a {kind} soup is chosen by evaluation", remedy="give --evaluate")
     if jobs < 1:
         raise errors.ParameterError("processes", expected="1 or more", got=jobs)
-    _studies.require_folders(html, figures, json_out)
+    _studies.require_places(html, json_out, folder=figures)
     if html is not None or figures is not None:
         report.require_drawing()
     _studies.warn_direction(select, quiet)

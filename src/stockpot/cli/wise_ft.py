@@ -55,7 +55,7 @@ def wise_ft(
         from stockpot.evaluate import Options
 
     places = parse_alphas(alphas)
-    _studies.require_folders(json_out)
+    _studies.require_places(json_out)
     _studies.warn_direction(select, quiet)
     same = _studies.correspondence(only, exclude, rename, missing, mismatch, dtype)
     options = Options(limit, batch, device, precision, seed, timeout)

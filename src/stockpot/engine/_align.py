@@ -200,7 +200,7 @@ def _selection(job: Job, names: Sequence[str]) -> set[str]:
         for pattern in patterns:
             if not any(re.search(pattern, name) for name in names):
                 raise errors.UsageError(
-                    f"{option} {pattern!r} matches no tensor", remedy="check the names with --dry-run --json"
+                    f"{option} {pattern!r} matches no tensor", remedy="merge --dry-run --json lists the names"
                 )
     return {
         name

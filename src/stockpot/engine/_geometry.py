@@ -133,7 +133,9 @@ class Geometry:
     @cached_property
     def angle_spread(self) -> Array:
         """Greatest less smallest angle over the pairs in radians, shape ``(G,)``; NaN for a single model."""
-        return np.ptp(self.angles, axis=1) if self.pairs else np.full(len(self.names), np.nan)
+        if not self.pairs:
+            return np.full(len(self.names), np.nan)
+        return np.asarray(np.fmax.reduce(self.angles, axis=1) - np.fmin.reduce(self.angles, axis=1))
 
     @cached_property
     def cosines(self) -> Array:
@@ -142,8 +144,10 @@ class Geometry:
 
     @cached_property
     def angles(self) -> Array:
-        """Angles between d_i and d_j in radians, shape ``(G, N(N-1)/2)``."""
-        return angles(self.own)
+        """Angles between d_i and d_j in radians, shape ``(G, N(N-1)/2)``; NaN where one of them is zero."""
+        still = self.norms == 0
+        without = np.stack([still[:, i] | still[:, j] for i, j in self.pairs], axis=-1) if self.pairs else False
+        return np.where(without, np.nan, angles(self.own))
 
     @cached_property
     def t(self) -> Array:
@@ -368,6 +372,11 @@ def measure_geometry(
     finest = "row" if granularity == "row" else "tensor"
     job: Job = resolve(recipe.model_copy(update={"granularity": finest}), method=survey)
     plan = make_plan(job, open_inputs(job, opened), Path("geometry"), memory=memory, workers=workers, device=device)
+    if not plan.groups:
+        raise errors.AlignmentError(
+            "no tensor is common to the base and the models", expected="names and shapes that agree",
+            got=f"{len(plan.slots)} tensors, none of them in all", remedy="--rename changes names of inputs",
+        )  # fmt: skip
     sink = _Collected()
     sink.found, why = stored_grams(stored, plan) if stored is not None else ({}, "")
     if stored is not None and finest == "row":

@@ -89,6 +89,7 @@ def identities(source: Source) -> list[dict[str, Any]]:
             "bytes": file.size,
             "header_xxh3": file.header_digest,
             "mtime_ns": file.mtime_ns,
+            "ctime_ns": file.ctime_ns,
             "inode": file.inode,
         }
         for file in source.files

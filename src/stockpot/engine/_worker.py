@@ -327,7 +327,7 @@ class Worker:
             f"an input is not finite at index {_index(slot, start + error.index)}",
             tensor=slot.name,
             file=self.path(slot.sources[error.source]),
-            remedy="leave this model out, or --allow-nonfinite passes it through",
+            remedy="leave this model out (merge passes it through with --allow-nonfinite)",
         )
 
 

@@ -7,6 +7,7 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any, Literal, Protocol, runtime_checkable
 
+from stockpot import errors
 from stockpot.evaluate._scores import Scores
 
 Form = Literal["state_dict", "checkpoint"]
@@ -26,6 +27,12 @@ class Options:
     seed: int | None = None
     timeout: float | None = None
     """Seconds for one evaluation."""
+
+    def __post_init__(self) -> None:
+        for name in ("limit", "batch", "timeout"):
+            value = getattr(self, name)
+            if value is not None and not value > 0:
+                raise errors.ParameterError(f"--{name} of an evaluator", expected="more than 0", got=value)
 
     def given(self) -> dict[str, Any]:
         """What was said, by name."""

@@ -73,7 +73,7 @@ class ResultCache:
                 raise errors.OutputError(
                     f"the cache's folder cannot be made ({error.strerror})",
                     file=str(path.parent),
-                    remedy="give --cache",
+                    remedy="give --cache FILE, or --cache none",
                 ) from None
         with self._telling():
             self._database = sqlite3.connect(
@@ -100,7 +100,7 @@ class ResultCache:
         except sqlite3.Error as error:
             raise errors.InputError(
                 f"the cache of results cannot be used ({error})", file=str(self.path),
-                remedy="give another --cache, or remove the file: all that is lost is time",
+                remedy="give another --cache (none keeps nothing), or remove the file: all that is lost is time",
             ) from error  # fmt: skip
 
     def get(self, mixture: str, evaluator: str, *, with_logits: bool = False) -> Scores | None:

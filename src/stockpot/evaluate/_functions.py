@@ -56,7 +56,7 @@ class FunctionEvaluator:
         except (Exception, SystemExit) as error:
             said = f"{type(error).__name__}: {error}".rstrip(": ")
             raise errors.EvaluatorError(
-                f"the evaluator failed ({said})", file=self.name, remedy="-v shows where; scores so far are kept"
+                f"the evaluator failed ({said})", file=self.name, remedy="-v shows where"
             ) from error
         return scores_of(result, self.name)
 
@@ -78,7 +78,7 @@ def load_function(text: str, options: Options) -> FunctionEvaluator:
             raise errors.unknown_name(f"function in {match['place']}", match["name"], known)
         found = getattr(found, part)
     digest = xxhash.xxh3_128()
-    files = {path for path in (file, _defined_in(found)) if path is not None and path.is_file()}
+    files = {path.resolve() for path in (file, _defined_in(found)) if path is not None and path.is_file()}
     for path in sorted(files):
         digest.update(path.read_bytes())
     return of_function(found, options, name=text, source=str(digest.hexdigest()) if files else None)

@@ -55,9 +55,13 @@ def _number(value: Any, name: str, evaluator: str) -> float:
         value = value.item()
     if isinstance(value, bool) or not isinstance(value, numbers.Real):
         raise _wrong(evaluator, f"a number for {name}", f"{type(value).__name__} {value!r:.60}")
-    if math.isnan(value):
-        raise _wrong(evaluator, f"a number for {name}", "NaN")
-    return float(value)
+    try:
+        found = float(value)
+    except OverflowError:
+        found = -math.inf if str(value).startswith("-") else math.inf
+    if math.isnan(found):
+        raise _wrong(evaluator, f"a number for {name}", "NaN", "leave this model out, or return inf where it fails")
+    return found
 
 
 def _array(value: Any, name: str, dimensions: int, dtype: type, evaluator: str) -> Any:
@@ -79,5 +83,7 @@ def _array(value: Any, name: str, dimensions: int, dtype: type, evaluator: str) 
     return found
 
 
-def _wrong(evaluator: str, expected: str, got: str) -> errors.EvaluatorError:
-    return errors.EvaluatorError("the evaluator returned what is no score", file=evaluator, expected=expected, got=got)
+def _wrong(evaluator: str, expected: str, got: str, remedy: str | None = None) -> errors.EvaluatorError:
+    return errors.EvaluatorError(
+        "the evaluator returned what is no score", file=evaluator, expected=expected, got=got, remedy=remedy
+    )

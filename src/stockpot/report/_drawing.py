@@ -70,7 +70,7 @@ def rendered(picture: Picture, kind: str) -> bytes:
     import matplotlib as mpl
 
     settings: dict[Any, Any] = {
-        "svg.hashsalt": "stockpot", "svg.fonttype": "none", "font.size": 9.0,
+        "svg.hashsalt": "stockpot", "text.parse_math": False, "svg.fonttype": "none", "font.size": 9.0,
         "text.color": INK, "axes.labelcolor": INK, "axes.edgecolor": INK, "xtick.color": INK, "ytick.color": INK,
         "axes.spines.top": False, "axes.spines.right": False, "axes.grid": True, "grid.color": "#88888840",
         "savefig.dpi": 160,

@@ -37,6 +37,8 @@ def geometry_summary(geometry: Geometry) -> list[str]:
     moved = _moved(geometry)
     if moved.any():
         angles = np.degrees(geometry.angles[moved])
+        angles = angles[np.isfinite(angles)]
+    if moved.any() and angles.size:
         lines.append(
             f"median angle {np.median(angles):.0f} degrees over {int(moved.sum())} groups by {geometry.granularity} "
             f"({np.quantile(angles, 0.05):.0f} to {np.quantile(angles, 0.95):.0f} in nine of ten)"
@@ -45,7 +47,7 @@ def geometry_summary(geometry: Geometry) -> list[str]:
     if middle > 0:
         spread = float(np.abs(norms / middle - 1.0).max())
         shell = "thin shell: " if spread <= THIN else ""
-        lines.append(f"{shell}norms over the whole model within {100 * spread:.2g} % of their median")
+        lines.append(f"{shell}norms over the whole model within {_percent(spread)} % of their median")
     if np.isfinite(total.t[0]):
         ratios = geometry.t[np.isfinite(geometry.t)]
         lines.append(
@@ -119,7 +121,14 @@ def _moved(geometry: Geometry) -> NDArray[np.bool_]:
     return np.asarray((geometry.norms > 0).any(axis=1))
 
 
+def _percent(share: float) -> str:
+    return f"{100 * share:.2g}" if share < 0.1 else f"{100 * share:.0f}"
+
+
 def _range(values: NDArray[np.float64], unit: str) -> str:
+    values = values[np.isfinite(values)]
+    if not values.size:
+        return ""
     low, high = f"{values.min():.3g}", f"{values.max():.3g}"
     text = low if low == high else f"{low} to {high}"
     return f"{text} {unit}".rstrip()

@@ -204,4 +204,5 @@ def draw_ratios(data: Data) -> Figure:
 
 def _spread(values: Any) -> list[float] | None:
     """Least, mean, most."""
+    values = values[np.isfinite(values)]
     return [float(values.min()), float(values.mean()), float(values.max())] if values.size else None

@@ -34,6 +34,7 @@ def _kinds(geometry: Geometry) -> dict[str, list[list[str]] | list[str]]:
     rows = []
     for number, name in enumerate(shown.names):
         angles = np.degrees(shown.angles[number])
+        angles = angles[np.isfinite(angles)]
         rows.append(
             [
                 name,
@@ -52,7 +53,7 @@ def _data(geometry: Geometry) -> str:
     angles = np.degrees(geometry.angles)
     rows = []
     for number, name in enumerate(geometry.names):
-        own = angles[number]
+        own = angles[number][np.isfinite(angles[number])]
         numbers = [
             float(np.mean(geometry.relative_norms[number])),
             *([float(own.min()), float(own.mean()), float(own.max())] if own.size else [math.nan] * 3),

@@ -10,7 +10,7 @@ import numpy as np
 
 from stockpot.report._drawing import BLUE, GREEN, GREY, INK, ORANGE, PINK, RED, Data, Picture, blank
 from stockpot.report._landscape import landscape_names
-from stockpot.report._names import more_is_better, short_names
+from stockpot.report._names import brief, more_is_better, short_names
 from stockpot.soups import Barriers, Landscape, Line, plain
 
 if TYPE_CHECKING:
@@ -47,7 +47,7 @@ def landscape_pictures(found: Landscape) -> list[Picture]:
         "The plane through three checkpoints",
         f"{found.metric} ({more_is_better(found.direction)}) over the plane through {through}; axes are distances "
         "between weights. What does not lie in the plane stands at its foot, hollow; its own score is in the table. "
-        "Dashed: the line from the base to the mean, on which Model Stock chooses its place.",
+        "Dashed: the line from the base to the mean.",
         plane_data(found),
         draw_plane,
     )
@@ -129,8 +129,8 @@ def draw_plane(data: Data) -> Figure:
         figure.colorbar(filled, label=data["metric"], format="%.4g")
     _draw_marks(axes, data["points"])
     axes.set_aspect("equal")
-    axes.set_xlabel(f"distance along {data['through'][0]} to {data['through'][1]}")
-    axes.set_ylabel(f"distance towards {data['through'][2]}")
+    axes.set_xlabel(f"distance along {brief(data['through'][0])} to {brief(data['through'][1])}")
+    axes.set_ylabel(f"distance towards {brief(data['through'][2])}")
     figure.legend(loc="outside upper center", ncols=5, frameon=False)
     return figure
 
@@ -194,7 +194,7 @@ def draw_lines(data: Data) -> Figure:
     for number, line in enumerate(data["lines"]):
         colour = GREY if many else LINE_COLOURS[number % len(LINE_COLOURS)]
         style = ("-", "--")[number // len(LINE_COLOURS) % 2]
-        label = None if many else f"{line['start']} to {line['end']}"
+        label = None if many else f"{brief(line['start'])} to {brief(line['end'])}"
         values = np.array(line["values"], dtype=float)
         axes.plot(line["places"], values, style, color=colour, linewidth=1.3, marker=".", label=label)
     axes.set_xlabel("share of the second model")

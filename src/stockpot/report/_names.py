@@ -22,6 +22,18 @@ def short_names(refs: Sequence[str]) -> dict[str, str]:
     return found
 
 
+def brief(name: str, most: int = 28) -> str:
+    """What fits a figure: the middle of a long name is left out.
+
+    >>> brief("a-very-long-name-of-a-run-with-seed-1", 16)
+    'a-very-…h-seed-1'
+    """
+    if len(name) <= most:
+        return name
+    head = (most - 1) // 2
+    return f"{name[:head]}…{name[head + 1 - most :]}"
+
+
 def more_is_better(direction: str) -> str:
     """Words for a direction."""
     return "more is better" if direction == "max" else "less is better"

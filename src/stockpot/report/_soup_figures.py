@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from stockpot.report._drawing import BLUE, GREEN, GREY, INK, ORANGE, RED, Data, Picture, blank
-from stockpot.report._names import more_is_better
+from stockpot.report._names import brief, more_is_better
 from stockpot.report._soup import KINDS, soup_names
 from stockpot.soups import Soup, plain
 
@@ -125,7 +125,10 @@ def draw_search(data: Data) -> Figure:
     axes.plot(taken, scores[taken], "o", color=RED, label="accepted")
     axes.plot(left, scores[left], "o", color=GREY, markerfacecolor="none", label="rejected")
     every = -(-len(steps) // 30)
-    words = [("- " if step["drop"] else "+ " if number else "") + step["model"] for number, step in enumerate(steps)]
+    words = [
+        ("- " if step["drop"] else "+ " if number else "") + brief(step["model"], 20)
+        for number, step in enumerate(steps)
+    ]
     axes.set_xticks(range(0, len(steps), every), words[::every], rotation=90 if len(steps) > 6 else 0, fontsize=7)
     axes.set_ylabel(f"held-out {data['metric']}")
     figure.legend(loc="outside upper center", ncols=2, frameon=False)

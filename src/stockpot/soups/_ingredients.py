@@ -38,12 +38,17 @@ class Ingredients:
     base: str | None
     sources: Mapping[str, Source] = field(repr=False)
     correspondence: Correspondence = field(default_factory=Correspondence)
+    pinned: bool = False
+    """Every mixture names all models, some with weight zero: what is not mixed is then the same in all of them."""
 
     @classmethod
     def open(
         cls, models: Sequence[Model], base: Model | None = None, correspondence: Correspondence | None = None
     ) -> Ingredients:
         """Open everything by its headers; a model that stands twice is refused."""
+        if isinstance(models, str | Path | Mapping):
+            raise errors.UsageError("models are a list", got=type(models).__name__, remedy="put it into one")
+        models = list(models)
         if not models:
             raise errors.UsageError("there are no models", expected="at least one", got=0)
         sources: dict[str, Source] = {}
@@ -66,7 +71,7 @@ class Ingredients:
     ) -> Recipe:
         """A recipe over the models of these numbers, from 0, in this order; the base only where it has a part."""
         same = self.correspondence
-        has_part = method != "linear" or "base" in (same.missing, same.mismatch)
+        has_part = self.base is not None and (method != "linear" or "base" in (same.missing, same.mismatch))
         return build_recipe(
             method,
             base=self.base if has_part else None,
@@ -75,7 +80,7 @@ class Ingredients:
             granularity=granularity,
             only=same.only,
             exclude=same.exclude,
-            rename=_renumbered(same.rename, members),
+            rename=_renumbered(same.rename, members, with_base=has_part),
             missing=same.missing,
             mismatch=same.mismatch,
             dtype=same.dtype,
@@ -83,13 +88,18 @@ class Ingredients:
 
     def average(self, members: Sequence[int], weights: Sequence[float] | None = None) -> Recipe:
         """Their mean, or their sum with these weights."""
+        if self.pinned:
+            given = dict(zip(members, weights or [1.0 / len(members)] * len(members), strict=True))
+            everyone = range(len(self.models))
+            all_weights = [given.get(number, 0.0) for number in everyone]
+            return self.recipe("linear", everyone, {"weight": all_weights, "normalize": False})
         if weights is None:
             return self.recipe("linear", members)
         return self.recipe("linear", members, {"weight": list(weights), "normalize": False})
 
     def from_base(self, weights: Sequence[float]) -> Recipe:
         """w0 + sum_i weights_i (w_i - w0); models of weight zero are not read."""
-        members = [number for number, weight in enumerate(weights) if weight]
+        members = [number for number, weight in enumerate(weights) if weight or self.pinned]
         if not members:
             return self.base_alone()
         return self.recipe("task_arithmetic", members, {"weight": [weights[number] for number in members]})
@@ -97,7 +107,9 @@ class Ingredients:
     def base_alone(self) -> Recipe:
         """The base, as it is."""
         assert self.base is not None
-        renames = [text.removeprefix("base:") for text in self.correspondence.rename if not text[:1].isdecimal()]
+        if self.pinned:
+            return self.from_base([0.0] * len(self.models))
+        renames = [text.removeprefix("base:") for text in self.correspondence.rename if not _numbered(text)]
         same = replace(self.correspondence, rename=renames)
         return Ingredients((self.base,), None, self.sources, same).recipe("linear", [0])
 
@@ -106,19 +118,31 @@ def _opened(model: Model, name: str, sources: dict[str, Source]) -> str:
     if isinstance(model, Mapping):
         sources[name] = engine.MemorySource(model, name)
         return name
+    if not isinstance(model, str | Path):
+        raise errors.UsageError(
+            "neither a path nor a state dict",
+            file=name,
+            got=type(model).__name__,
+            remedy="of a module, its state_dict()",
+        )
     if str(model) not in sources:
         sources[str(model)] = open_checkpoint(model)
     return str(model)
 
 
-def _renumbered(renames: Sequence[str], members: Sequence[int]) -> list[str]:
+def _numbered(rename: str) -> bool:
+    """Whether it is for one model alone."""
+    return rename.partition(":")[0].isdecimal()
+
+
+def _renumbered(renames: Sequence[str], members: Sequence[int], *, with_base: bool) -> list[str]:
     """``N:`` of a rename counts the models of the study: told by their places among the members."""
     places = {str(number + 1): str(place + 1) for place, number in enumerate(members)}
     found = []
     for text in renames:
-        who, colon, rest = text.partition(":")
-        if not colon or not who.isdecimal():
-            found.append(text)
+        who, _, rest = text.partition(":")
+        if not _numbered(text):
+            found += [text] if with_base or who != "base" else []
         elif who in places:
             found.append(f"{places[who]}:{rest}")
     return found

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 import numpy as np
 
@@ -114,8 +114,9 @@ def landscape(
     their extent; ``steps``, points on each line, odd; ``through``, numbers of three checkpoints (0 the base, 1 the
     first model; default 0, 1, 2: with one model there is no plane).
     Returns a Landscape. Raises UsageError kinds, MethodError where the three lie on one line, EvaluatorError.
-    Cost: one read of all weights, then grid^2 + 4 (steps - 2) + N + 3 evaluations, each reading the models it mixes;
-    memory is one live model. Reference: Garipov et al., arXiv 1802.10026 (plane); Wortsman et al., arXiv 2203.05482.
+    Cost: one read of all weights, then grid^2 + 4 (steps - 2) + N + 3 evaluations (one more with a centre), each
+    reading the models it mixes; memory is one live model. Reference: Garipov et al., arXiv 1802.10026 (plane); Wortsman
+    et al., arXiv 2203.05482.
     """
     running = running or Running()
     places = places_of(steps)
@@ -123,7 +124,7 @@ def landscape(
         raise errors.ParameterError("grid of a landscape", expected="0 (lines only), or 2 or more to a side", got=grid)
     if not 0.0 <= margin <= 10.0:
         raise errors.ParameterError("margin of a landscape", expected="0 to 10", got=margin)
-    ingredients = Ingredients.open(models, base, correspondence)
+    ingredients, told = running.pinned(Ingredients.open(models, base, correspondence))
     corners = _corners(through, len(models))
     opened = _with_centre(ingredients, centre)
     scorer = running.scorer(opened, evaluate)
@@ -144,7 +145,7 @@ def landscape(
         None if plane is None or corners is None else study.grid(corners, marks, grid, margin),
         scorer.evaluated,
         scorer.known,
-        geometry.warnings,
+        (*geometry.warnings, *told),
     )
 
 
@@ -172,7 +173,7 @@ def _with_centre(ingredients: Ingredients, centre: str | None) -> Ingredients:
         raise errors.UsageError("the centre is also listed as a model", file=centre, remedy="leave it out of the list")
     sources = dict(ingredients.sources)
     sources[centre] = open_checkpoint(centre)
-    return Ingredients(ingredients.models, ingredients.base, sources, ingredients.correspondence)
+    return replace(ingredients, sources=sources)
 
 
 def _plane(geometry: Geometry, ingredients: Ingredients, corners: tuple[int, int, int] | None) -> Plane | None:
@@ -242,18 +243,15 @@ class _Study:
         return tuple(found)
 
     def _line(self, i: int, j: int, places: Sequence[float]) -> Line:
-        own = self.ingredients
+        own, everyone = self.ingredients, range(len(self.ingredients.models))
         if i > 0:
             column = self.geometry.pairs.index((i - 1, j - 1))
             total = self.geometry.by("model")
             angle = float(total.angles[0, column]) if total.names else None
             return line_between(self.scorer, self.selection, own, (i - 1, j - 1), places, angle)
 
-        def from_base(place: float) -> Recipe:
-            return own.average([j - 1]) if place == 1.0 else own.recipe("wise_ft", [j - 1], {"alpha": place})
-
         def recipe(place: float) -> Recipe:
-            return own.base_alone() if place == 0.0 else from_base(place)
+            return own.average([j - 1]) if place == 1.0 else own.from_base([place * (k == j - 1) for k in everyone])
 
         return scored_line(self.scorer, self.selection, (_name(own, 0), _name(own, j)), recipe, places)
 

@@ -40,14 +40,18 @@ class Line:
         """(height, place): max over a of how much worse w_a is than the straight line between its ends' scores.
 
         height = max_a s * [ E(w_a) - (1 - a) E(w_0) - a E(w_1) ], s = 1 where less is better, -1 where more is. Never
-        below 0, since the ends count. Reference: Frankle et al., arXiv 1912.05671, equation 1 (there for error).
+        below 0, since the ends count; NaN where an end is infinite. Reference: Frankle et al., arXiv 1912.05671,
+        equation 1 (there for error).
         """
         first, last = self.values[0], self.values[-1]
         drops = [
             (self._sign * ((1.0 - place) * first + place * last - value), -number)
             for number, (place, value) in enumerate(zip(self.places, self.values, strict=True))
         ]
-        height, number = max(drops)
+        known = [drop for drop in drops if not math.isnan(drop[0])]
+        if not math.isfinite(first) or not math.isfinite(last) or not known:
+            return math.nan, 0.0
+        height, number = max(known)
         return max(0.0, height), self.places[-number]
 
     @property
@@ -122,9 +126,10 @@ def barrier(
     """
     running = running or Running()
     places = places_of(steps)
+    models = list(models) if not isinstance(models, str) else models
     if len(models) < 2:
         raise errors.UsageError("a line has two ends", expected="two models or more", got=len(models))
-    ingredients = Ingredients.open(models, base, correspondence)
+    ingredients, told = running.pinned(Ingredients.open(models, base, correspondence))
     scorer = running.scorer(ingredients, evaluate)
     running.begin(len(models) * (len(models) - 1) // 2 * steps)
     angles, warnings = _angles(ingredients, running)
@@ -136,7 +141,7 @@ def barrier(
     ]
     return Barriers(
         ingredients.base, ingredients.models, lines[0].metric, lines[0].direction, tuple(lines), scorer.evaluated,
-        scorer.known, warnings,
+        scorer.known, (*warnings, *told),
     )  # fmt: skip
 
 

@@ -64,6 +64,21 @@ class Running:
             device=engine.choose_device(self.device),
         )
 
+    def pinned(self, ingredients: Ingredients) -> tuple[Ingredients, tuple[str, ...]]:
+        """For lines and planes: what is not mixed (left out, averaged, copied) must not change along the way."""
+        everyone = range(len(ingredients.models))
+        base = ingredients.base is not None
+        recipe = ingredients.from_base([1.0 / len(everyone)] * len(everyone)) if base else ingredients.average(everyone)
+        apart = [slot.name for slot in self.live(ingredients).plan(recipe).slots if slot.action == "mix"]
+        if not apart:
+            return ingredients, ()
+        some = ", ".join(apart[:3]) + (f" and {len(apart) - 3} more" if len(apart) > 3 else "")
+        warning = (
+            f"{len(apart)} tensors are not mixed ({some}): every point has the same ones, from the first model or the "
+            "mean of all, so that models are not scored with their own"
+        )
+        return replace(ingredients, pinned=True), (warning,)
+
     @property
     def test_options(self) -> Options:
         """A bound on examples is for choosing quickly; a test takes all."""

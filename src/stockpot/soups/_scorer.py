@@ -56,6 +56,7 @@ class Scorer:
         self._heard = heard
         self._names: frozenset[str] | None = None
         self._digests: dict[str, str] = {}
+        self._asked: set[str] = set()
         content = evaluator.content
         # Of an evaluator that nobody knows the content of, results serve this run alone.
         self._results = ResultCache(None) if content is None else cache
@@ -76,8 +77,9 @@ class Scorer:
                 label=label, named=self.evaluator.name, seconds=seconds, logits=self._with_logits,
             )  # fmt: skip
             self.evaluated += 1
-        else:
+        elif mixture not in self._asked:
             self.known += 1
+        self._asked.add(mixture)
         self._check(found, label)
         if self._twice:
             self._twice = False
@@ -155,7 +157,8 @@ class Scorer:
             else:
                 found = []
                 for file in source.files:
-                    identity = json.dumps([file.header_digest, file.size, file.mtime_ns, file.inode, file.device])
+                    parts = [file.header_digest, file.size, file.mtime_ns, file.ctime_ns, file.inode, file.device]
+                    identity = json.dumps(parts)
                     found.append(self._cache.digest(identity, partial(engine.file_digest, file.path)))
                 self._digests[source.ref] = content_key({"files": found})
         return self._digests[source.ref]
