@@ -79,6 +79,8 @@ class ModelEntry(_Strict):
 
     model: str
     parameters: Parameters = Field(default_factory=dict)
+    tensor_weights: dict[str, float] = Field(default_factory=dict)
+    """Of ``linear``: the weight of each tensor by its name, used as it is, instead of one weight for all of them."""
 
 
 class Policies(_Strict):

@@ -21,6 +21,7 @@ if TYPE_CHECKING:
     from stockpot.engine._live import LiveModel
     from stockpot.engine._memory import MemorySource, to_memory
     from stockpot.engine._merge import MergeResult, check_output, write
+    from stockpot.engine._products import plan_products, products
     from stockpot.engine._records import RatioSummary
     from stockpot.engine._verify import VerifyResult, verify
 
@@ -52,6 +53,8 @@ __all__ = [
     "memory_digest",
     "mixture_digest",
     "open_inputs",
+    "plan_products",
+    "products",
     "resolve",
     "side_files",
     "to_memory",
@@ -73,6 +76,8 @@ _LATER = {
     "to_memory": "_memory",
     "write": "_merge",
     "RatioSummary": "_records",
+    "plan_products": "_products",
+    "products": "_products",
     "VerifyResult": "_verify",
     "verify": "_verify",
 }

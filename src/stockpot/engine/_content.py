@@ -59,6 +59,9 @@ def mixture_digest(plan: Plan, digest_of: Callable[[Source], str]) -> str:
             "block_regex": job.block_regex,
             "inputs": inputs,
         }
+    elif job.table is not None:
+        models = [inputs[number] for number in plan.inputs.models]
+        how = {"table": {name: sorted(zip(models, own, strict=True)) for name, own in job.table.items()}}
     else:
         members = inputs if job.anchored else [inputs[number] for number in plan.inputs.models]
         weights: dict[str, float] = {}

@@ -66,7 +66,7 @@ class Gpu:
 
         number = int(device[5:]) if ":" in device else worker % torch.cuda.device_count()
         self._device = torch.device("cuda", number)
-        self._stream = torch.cuda.Stream(self._device)  # type: ignore[no-untyped-call]  # torch states no types for it
+        self._stream = torch.cuda.Stream(self._device)
 
     def allocate(self, size: int) -> NDArray[np.uint8]:
         import torch

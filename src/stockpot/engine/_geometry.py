@@ -19,10 +19,10 @@ from stockpot.checkpoint import Source, count
 from stockpot.engine._align import Slot
 from stockpot.engine._execute import Progress, Run, execute
 from stockpot.engine._job import Job, require_pattern, resolve
-from stockpot.engine._plan import Group, Plan, make_plan, open_inputs
+from stockpot.engine._plan import Plan, make_plan, open_inputs
 from stockpot.engine._records import Records
 from stockpot.engine._schedule import measuring_tasks
-from stockpot.engine._sinks import NullSink
+from stockpot.engine._sinks import CollectingSink
 from stockpot.engine._stored import stored_grams
 from stockpot.measure import KINDS, Array, angles, block_of, coordinates, cosines, distance, kind_of, pairs, pairwise
 from stockpot.measure import norms as norms_of
@@ -41,30 +41,6 @@ MARKS = ("base", "mean", "model_stock", "centre")
 def survey(gram: Array) -> Mixture:
     """Nothing is mixed."""
     return Mixture(np.zeros(gram.shape[:-1]))
-
-
-class _Collected(NullSink):
-    """Keeps the inner products."""
-
-    def __init__(self) -> None:
-        self.found: dict[str, Array] = {}
-        self.rows: dict[str, dict[int, Array]] = {}
-
-    def store_gram(self, group: Group, first_row: int, gram: Array) -> None:
-        if group.rows:
-            self.rows.setdefault(group.name, {})[first_row] = gram
-        else:
-            self.found[group.name] = gram
-
-    def store_grams(self, groups: Sequence[Group], grams: Array) -> None:
-        self.found.update(zip((group.name for group in groups), grams, strict=True))
-
-    def of(self, group: Group) -> Array:
-        """Shape (rows or 1, N+1, N+1)."""
-        if not group.rows:
-            return self.found[group.name][None]
-        parts = self.rows[group.name]
-        return np.concatenate([parts[first] for first in sorted(parts)])
 
 
 @dataclass(frozen=True)
@@ -377,7 +353,7 @@ def measure_geometry(
             "no tensor is common to the base and the models", expected="names and shapes that agree",
             got=f"{len(plan.slots)} tensors, none of them in all", remedy="--rename changes names of inputs",
         )  # fmt: skip
-    sink = _Collected()
+    sink = CollectingSink()
     sink.found, why = stored_grams(stored, plan) if stored is not None else ({}, "")
     if stored is not None and finest == "row":
         sink.found, why = {}, "rows were asked for"
@@ -390,7 +366,7 @@ def measure_geometry(
 
 
 def _geometry(
-    plan: Plan, sink: _Collected, centre: str | None, finest: str, kinds: Mapping[str, str], block_regex: str | None
+    plan: Plan, sink: CollectingSink, centre: str | None, finest: str, kinds: Mapping[str, str], block_regex: str | None
 ) -> Geometry:
     groups = sorted(plan.groups, key=lambda group: _natural(group.name))
     slots = [plan.slots[group.slots[0]] for group in groups]

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import math
 import re
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -35,6 +36,8 @@ class Job:
     dtype: str | None
     shard_bytes: int | None
     warnings: tuple[str, ...]
+    table: Mapping[str, tuple[float, ...]] | None = None
+    """Weights of each tensor by name, where the recipe states them; then the method is not asked."""
 
 
 def resolve(recipe: Recipe, *, from_file: bool = False, method: Method | None = None) -> Job:
@@ -46,6 +49,8 @@ def resolve(recipe: Recipe, *, from_file: bool = False, method: Method | None = 
     method = method or get_method(recipe.merge_method)
     recipe, warnings = _normalize(recipe, method, from_file)
     models, base, anchored, notes = _roles(recipe, method)
+    if not from_file:
+        recipe = _stated(recipe, method)
     values = _values(recipe, method, models, from_file)
     granularity = recipe.granularity or method.granularity or "tensor"
     if recipe.granularity is not None and method.granularity is None:
@@ -69,7 +74,37 @@ def resolve(recipe: Recipe, *, from_file: bool = False, method: Method | None = 
         _CODES[recipe.output_dtype] if recipe.output_dtype else None,
         parse_size(recipe.shard_size) if recipe.shard_size is not None else None,
         (*warnings, *notes),
+        _table(method, models),
     )
+
+
+def _stated(recipe: Recipe, method: Method) -> Recipe:
+    """With the defaults that a recipe file has to state: what is recorded can be run again."""
+    lacking = {
+        name: _one(method.parameters[name].default)
+        for name in method.recipe_required
+        if name not in recipe.parameters and any(name not in entry.parameters for entry in recipe.models)
+    }
+    if not lacking or any(entry.tensor_weights for entry in recipe.models):
+        return recipe
+    return recipe.model_copy(update={"parameters": {**recipe.parameters, **lacking}})
+
+
+def _table(method: Method, entries: Sequence[ModelEntry]) -> dict[str, tuple[float, ...]] | None:
+    """Weights by tensor, where the models state them: all of them, for the same tensors, finite."""
+    if not any(entry.tensor_weights for entry in entries):
+        return None
+    if method.name != "linear":
+        raise errors.RecipeError(f"tensor_weights are for linear, not for {method.name}")
+    names = set(entries[0].tensor_weights)
+    for entry in entries:
+        if set(entry.tensor_weights) != names:
+            odd = sorted(names.symmetric_difference(entry.tensor_weights))
+            raise errors.RecipeError("tensor_weights must name the same tensors in every model", tensor=odd[0])
+        for name, weight in entry.tensor_weights.items():
+            if not math.isfinite(weight):
+                raise errors.RecipeError(f"a tensor weight of {entry.model} is not finite", tensor=name, got=weight)
+    return {name: tuple(entry.tensor_weights[name] for entry in entries) for name in entries[0].tensor_weights}
 
 
 def _normalize(recipe: Recipe, method: Method, from_file: bool) -> tuple[Recipe, list[str]]:
@@ -103,7 +138,7 @@ def _normalize(recipe: Recipe, method: Method, from_file: bool) -> tuple[Recipe,
         return kept
 
     entries = tuple(
-        ModelEntry(model=entry.model, parameters=keep(entry.parameters, f" at model {entry.model}"))
+        entry.model_copy(update={"parameters": keep(entry.parameters, f" at model {entry.model}")})
         for entry in recipe.models
     )
     parameters = keep(recipe.parameters, "")
@@ -172,7 +207,7 @@ def _values(recipe: Recipe, method: Method, entries: list[ModelEntry], from_file
                 )
             values[name] = parameter.default if value is None else check_value(method.name, parameter, value, 1)
             continue
-        if from_file and name in method.recipe_required:
+        if from_file and name in method.recipe_required and not any(entry.tensor_weights for entry in entries):
             for entry, value in zip(entries, own, strict=True):
                 if value is None and shared is None:
                     raise errors.RecipeError(f"{name} of {method.name} is not given for model {entry.model}")

@@ -168,6 +168,8 @@ def make_plan(
     if not slots:
         raise errors.AlignmentError("there is nothing to write: no tensor is common", remedy="check the inputs")
     groups = make_groups(job, slots)
+    if job.table is not None:
+        _check_table(job.table, [group.name for group in groups])
     budget = fit(job, slots, memory=memory, workers=workers, device=device)
     one_file = is_one_file(out)
     template = inputs.checkpoints[alignment.template]
@@ -194,6 +196,16 @@ def make_plan(
         (*job.warnings, *(note for source in inputs.checkpoints for note in source.notes), *alignment.notes),
         story,
     )
+
+
+def _check_table(table: Mapping[str, tuple[float, ...]], names: Sequence[str]) -> None:
+    """Every merged tensor has its weights, and every weight its tensor."""
+    if lacking := [name for name in names if name not in table]:
+        raise errors.RecipeError("a merged tensor has no tensor_weights", tensor=lacking[0], problems=lacking[1:])
+    if strange := sorted(set(table) - set(names)):
+        raise errors.RecipeError(
+            "tensor_weights for what is not merged", tensor=strange[0], problems=strange[1:], remedy="take them out"
+        )
 
 
 def weight_metadata(template: Source, alignment: Alignment) -> dict[str, str]:

@@ -57,6 +57,30 @@ class NullSink:
         """Nothing to do."""
 
 
+class CollectingSink(NullSink):
+    """Keeps the inner products in memory."""
+
+    def __init__(self) -> None:
+        self.found: dict[str, Array] = {}
+        self.rows: dict[str, dict[int, Array]] = {}
+
+    def store_gram(self, group: Group, first_row: int, gram: Array) -> None:
+        if group.rows:
+            self.rows.setdefault(group.name, {})[first_row] = gram
+        else:
+            self.found[group.name] = gram
+
+    def store_grams(self, groups: Sequence[Group], grams: Array) -> None:
+        self.found.update(zip((group.name for group in groups), grams, strict=True))
+
+    def of(self, group: Group) -> Array:
+        """Shape (rows or 1, N+1, N+1)."""
+        if not group.rows:
+            return self.found[group.name][None]
+        parts = self.rows[group.name]
+        return np.concatenate([parts[first] for first in sorted(parts)])
+
+
 GEOMETRY = "stockpot_geometry.safetensors"
 
 

@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any, Literal, Protocol, runtime_checkable
+from typing import TYPE_CHECKING, Any, Literal, Protocol, runtime_checkable
 
 from stockpot import errors
 from stockpot.evaluate._scores import Scores
+
+if TYPE_CHECKING:
+    from torch import Tensor
 
 Form = Literal["state_dict", "checkpoint"]
 
@@ -61,3 +64,18 @@ class Evaluator(Protocol):
 
     def evaluate(self, model: dict[str, Any] | Path, folder: Path | None = None) -> Scores:
         """Score one model; EvaluatorError where that fails. ``folder``: where the config of a state dict is."""
+
+
+@runtime_checkable
+class Learner(Protocol):
+    """A classification task on held-out data."""
+
+    @property
+    def content(self) -> Mapping[str, Any] | None:
+        """All that its gradients depend on beside the models; None: nobody knows, so a search is not continued."""
+
+    def batches(self, epoch: int, folder: Path | None) -> Iterable[tuple[Any, Tensor]]:
+        """(inputs, labels) of one pass over the data; the same for the same epoch."""
+
+    def logits(self, weights: Mapping[str, Tensor], inputs: Any, folder: Path | None) -> Tensor:
+        """Answers, ``(examples, classes)``, of the model with these weights, as a function of them."""

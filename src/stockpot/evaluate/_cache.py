@@ -31,6 +31,7 @@ _TABLES = """
 CREATE TABLE IF NOT EXISTS results (
   mixture TEXT NOT NULL, evaluator TEXT NOT NULL, label TEXT NOT NULL, named TEXT NOT NULL, scores TEXT NOT NULL,
   logits BLOB, labels BLOB, seconds REAL NOT NULL, made TEXT NOT NULL, PRIMARY KEY (mixture, evaluator));
+CREATE TABLE IF NOT EXISTS states (key TEXT PRIMARY KEY, state BLOB NOT NULL);
 CREATE TABLE IF NOT EXISTS contents (identity TEXT PRIMARY KEY, digest TEXT NOT NULL);
 """
 
@@ -134,6 +135,17 @@ class ResultCache:
             self._database.execute("INSERT OR REPLACE INTO contents VALUES (?, ?)", (identity, found))
         return found
 
+    def state(self, key: str) -> bytes | None:
+        """What a search under way has left."""
+        with self._telling():
+            row = self._database.execute("SELECT state FROM states WHERE key = ?", (key,)).fetchone()
+        return None if row is None else bytes(row[0])
+
+    def keep_state(self, key: str, state: bytes) -> None:
+        """Put down how far a search is."""
+        with self._telling(), self._database:
+            self._database.execute("INSERT OR REPLACE INTO states VALUES (?, ?)", (key, state))
+
     def entries(self) -> list[Entry]:
         """Everything kept, oldest first."""
         with self._telling():
@@ -147,6 +159,7 @@ class ResultCache:
         with self._telling(), self._database:
             count = self._database.execute("DELETE FROM results").rowcount
             self._database.execute("DELETE FROM contents")
+            self._database.execute("DELETE FROM states")
         return int(count)
 
 

@@ -68,8 +68,15 @@ def is_function(text: str) -> bool:
 
 def load_function(text: str, options: Options) -> FunctionEvaluator:
     """Find a function by its words. UsageError kinds where it is not there or cannot be called with one model."""
+    found, source = load_object(text)
+    return of_function(found, options, name=text, source=source)
+
+
+def load_object(text: str) -> tuple[Any, str | None]:
+    """Whatever the words name, and the digest of the files of its code (None: there are none)."""
     match = PATTERN.fullmatch(text)
-    assert match is not None
+    if match is None:
+        raise errors.UsageError("no place of code", expected="module:object or file.py:object", got=repr(text))
     module, file = _module(match["place"], text)
     found: Any = module
     for part in match["name"].split("."):
@@ -81,7 +88,7 @@ def load_function(text: str, options: Options) -> FunctionEvaluator:
     files = {path.resolve() for path in (file, _defined_in(found)) if path is not None and path.is_file()}
     for path in sorted(files):
         digest.update(path.read_bytes())
-    return of_function(found, options, name=text, source=str(digest.hexdigest()) if files else None)
+    return found, str(digest.hexdigest()) if files else None
 
 
 def of_function(

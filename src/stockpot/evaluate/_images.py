@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
@@ -92,12 +92,12 @@ class ImageEvaluator:
                 head = self._zero_shot_head(net, folder)
                 labels = torch.tensor([self.classes.index(name) for _, name in self.files])
             else:
-                built = hf.model_of(config, model, ("ForImageClassification",), self.name)
+                built = hf.model_of(config, model, self.endings, self.name)
                 net = hf.placed(built, options.device, options.precision)
-                labels = torch.tensor(label_numbers([name for _, name in self.files], self.classes, config, self.name))
+                labels = self.labels(config)
             found = []
-            for batch in self._batches(folder):
-                pixels = batch.to(net.device, net.dtype)
+            for numbers in torch.arange(self.count).split(options.batch or BATCH):
+                pixels = self.inputs(numbers.tolist(), folder)["pixel_values"].to(net.device, net.dtype)
                 if clip:
                     one = F.normalize(_tensor(net.get_image_features(pixel_values=pixels)), dim=-1) @ head.T
                 else:
@@ -105,24 +105,36 @@ class ImageEvaluator:
                 found.append(one.float().cpu())
         return classified(torch.cat(found), labels)
 
-    def _batches(self, folder: Path) -> Iterator[Tensor]:
+    @property
+    def count(self) -> int:
+        """Examples."""
+        return len(self.files)
+
+    @property
+    def endings(self) -> tuple[str, ...]:
+        """How classes of models are called that can be differentiated here."""
+        return ("ForImageClassification",)
+
+    def labels(self, config: Any) -> Tensor:
+        """One for each image, as the config numbers them."""
+        return torch.tensor(label_numbers([name for _, name in self.files], self.classes, config, self.name))
+
+    def inputs(self, numbers: Sequence[int], folder: Path) -> dict[str, Tensor]:
         """Images as the model's own processor makes them; kept as far as there is room, for the next candidate."""
         config = folder / "preprocessor_config.json"
         key = config.read_bytes() if config.is_file() else b""
         if self._kept.get("key") != key:
             self._kept.clear()
             self._kept["key"] = key
-        room = KEPT_BYTES
-        for start in range(0, len(self.files), self.options.batch or BATCH):
-            batch = self._kept.get(start)
-            if not isinstance(batch, Tensor):
-                batch = self._processed(folder, start)
-                if batch.nbytes <= room:
-                    self._kept[start] = batch
-            room -= batch.nbytes
-            yield batch
+        missing = [number for number in numbers if number not in self._kept]
+        found = dict(zip(missing, self._processed(missing, folder), strict=True)) if missing else {}
+        each = [found[number] if number in found else self._kept[number] for number in numbers]
+        for number, pixels in found.items():
+            if (len(self._kept) + 1) * pixels.nbytes <= KEPT_BYTES:
+                self._kept[number] = pixels
+        return {"pixel_values": torch.stack([one for one in each if isinstance(one, Tensor)])}
 
-    def _processed(self, folder: Path, start: int) -> Tensor:
+    def _processed(self, numbers: Sequence[int], folder: Path) -> Tensor:
         from PIL import Image
         from transformers import AutoImageProcessor
 
@@ -135,7 +147,8 @@ class ImageEvaluator:
                 expected="preprocessor_config.json beside the weights",
             ) from error  # fmt: skip
         opened = []
-        for path, _ in self.files[start : start + (self.options.batch or BATCH)]:
+        for number in numbers:
+            path = self.files[number][0]
             try:
                 with Image.open(path) as image:
                     opened.append(image.convert("RGB"))

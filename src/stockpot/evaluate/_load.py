@@ -6,9 +6,9 @@ from collections.abc import Callable, Mapping
 from pathlib import Path
 
 from stockpot import errors
-from stockpot.evaluate._base import Evaluator, Options
+from stockpot.evaluate._base import Evaluator, Learner, Options
 from stockpot.evaluate._command import load_command
-from stockpot.evaluate._functions import is_function, load_function
+from stockpot.evaluate._functions import is_function, load_function, load_object
 
 FORMS = (
     "module:function", "file.py:function", 'command:"program {checkpoint}"', "images:FOLDER", "text:FILE",
@@ -25,6 +25,35 @@ def load_evaluator(text: str, options: Options | None = None) -> Evaluator:
     if is_function(text):
         return load_function(text, options)
     raise errors.UsageError("--evaluate cannot be read", expected=" or ".join(FORMS), got=repr(text))
+
+
+def load_learner(text: str, options: Options) -> Learner:
+    """``images:FOLDER``, ``text:FILE``, or a ``module:object`` that has ``batches`` and ``logits``."""
+    form = text.partition(":")[0]
+    if form in ("images", "text"):
+        from stockpot.evaluate._images import ImageEvaluator
+        from stockpot.evaluate._learners import BuiltInLearner
+        from stockpot.evaluate._text import TextEvaluator
+
+        evaluator = load_evaluator(text, Options(limit=options.limit, batch=options.batch, device=options.device))
+        assert isinstance(evaluator, ImageEvaluator | TextEvaluator)
+        return BuiltInLearner(evaluator, options)
+    if form in ("command", "perplexity", "lm-eval"):
+        raise errors.UsageError(
+            f"{form}: gives no gradients", expected="images:FOLDER, text:FILE or module:object",
+            remedy="give --learn beside --evaluate",
+        )  # fmt: skip
+    from stockpot.evaluate._learners import OwnLearner
+
+    found, source = load_object(text)
+    for name, wanted in (("batches", "batches(epoch)"), ("logits", "logits(weights, inputs)")):
+        if not callable(getattr(found, name, None)):
+            raise errors.UsageError(
+                f"what is to learn has no {name}", file=text, expected=f"{wanted} beside its like",
+                remedy="see docs/soups.md, or give --learn",
+            )  # fmt: skip
+    content = None if source is None else {"form": "own", "name": text.rpartition(":")[2], "source": source}
+    return OwnLearner(found.batches, found.logits, content)
 
 
 def _images(text: str, rest: str, options: Options) -> Evaluator:

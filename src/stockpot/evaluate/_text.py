@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
 from typing import Any
 
 import torch
+from torch import Tensor
 
 from stockpot.evaluate import _transformers as hf
 from stockpot.evaluate._base import Form, Options
@@ -31,6 +32,7 @@ class TextEvaluator:
     options: Options
     form: Form = "state_dict"
     uses_folder: bool = True
+    _kept: dict[str, object] = field(default_factory=dict, repr=False)
 
     @cached_property
     def rows(self) -> list[dict[str, Any]]:
@@ -49,19 +51,36 @@ class TextEvaluator:
         hf.require("transformers")
         config = hf.config_of(folder, self.name)
         assert folder is not None
-        tokenizer = hf.tokenizer_of(folder)
-        built = hf.model_of(config, model, ("ForSequenceClassification",), self.name)
+        built = hf.model_of(config, model, self.endings, self.name)
         net = hf.placed(built, self.options.device, self.options.precision)
-        names = [str(row["label"]) for row in self.rows]
-        labels = torch.tensor(label_numbers(names, sorted(set(names)), config, self.name))
-        pairs = all(row.get("text_pair") for row in self.rows)
         found = []
-        size = self.options.batch or BATCH
         with torch.inference_mode():
-            for start in range(0, len(self.rows), size):
-                rows = self.rows[start : start + size]
-                texts = [[str(row["text"]) for row in rows]]
-                texts += [[str(row["text_pair"]) for row in rows]] if pairs else []
-                tokens = tokenizer(*texts, padding=True, truncation=True, return_tensors="pt").to(net.device)
-                found.append(net(**tokens).logits.float().cpu())
-        return classified(torch.cat(found), labels)
+            for numbers in torch.arange(self.count).split(self.options.batch or BATCH):
+                given = {name: one.to(net.device) for name, one in self.inputs(numbers.tolist(), folder).items()}
+                found.append(net(**given).logits.float().cpu())
+        return classified(torch.cat(found), self.labels(config))
+
+    @property
+    def count(self) -> int:
+        """Examples."""
+        return len(self.rows)
+
+    @property
+    def endings(self) -> tuple[str, ...]:
+        """How classes of models are called that it can score."""
+        return ("ForSequenceClassification",)
+
+    def labels(self, config: Any) -> Tensor:
+        """One for each row, as the config numbers them."""
+        names = [str(row["label"]) for row in self.rows]
+        return torch.tensor(label_numbers(names, sorted(set(names)), config, self.name))
+
+    def inputs(self, numbers: Sequence[int], folder: Path) -> dict[str, Tensor]:
+        """Texts as the model's own tokenizer makes them."""
+        if self._kept.get("folder") != folder:
+            self._kept.update(folder=folder, tokenizer=hf.tokenizer_of(folder))
+        tokenizer: Any = self._kept["tokenizer"]
+        rows = [self.rows[number] for number in numbers]
+        texts = [[str(row["text"]) for row in rows]]
+        texts += [[str(row["text_pair"]) for row in rows]] if all(row.get("text_pair") for row in self.rows) else []
+        return dict(tokenizer(*texts, padding=True, truncation=True, return_tensors="pt"))

@@ -1,5 +1,9 @@
 """Choosing mixtures by evaluation, and looking at what lies between models."""
 
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
 from stockpot.soups._analysis import (
     Gap,
     accuracy,
@@ -18,12 +22,16 @@ from stockpot.soups._scorer import Heard, Scored, Scorer
 from stockpot.soups._soup import Candidate, Soup, greedy, uniform
 from stockpot.soups._sweep import TENTHS, Evaluations, Sweep, evaluate_models, wise_ft
 
+if TYPE_CHECKING:
+    from stockpot.soups._learned import Estimate, Learning, learned
+
 __all__ = [
     "TENTHS",
     "Barriers",
     "Candidate",
     "Correspondence",
     "Ensembles",
+    "Estimate",
     "Evaluation",
     "Evaluations",
     "Gap",
@@ -31,6 +39,7 @@ __all__ = [
     "Heard",
     "Ingredients",
     "Landscape",
+    "Learning",
     "Line",
     "Mark",
     "Model",
@@ -52,9 +61,21 @@ __all__ = [
     "evaluate_models",
     "greedy",
     "landscape",
+    "learned",
     "mcnemar",
     "plain",
     "soup_against_ensemble",
     "uniform",
     "wise_ft",
 ]
+
+_LATER = ("Estimate", "Learning", "learned")
+"""They need torch at once; everything else only where it builds a model."""
+
+
+def __getattr__(name: str) -> Any:
+    if name not in _LATER:
+        raise AttributeError(f"module 'stockpot.soups' has no attribute {name!r}")
+    from stockpot.soups import _learned
+
+    return getattr(_learned, name)

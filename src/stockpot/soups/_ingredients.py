@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 from stockpot import engine, errors
 from stockpot.checkpoint import Source, open_checkpoint
+from stockpot.measure import Array
 from stockpot.recipe import Mismatch, Missing, Recipe, build_recipe
 
 if TYPE_CHECKING:
@@ -96,6 +97,27 @@ class Ingredients:
         if weights is None:
             return self.recipe("linear", members)
         return self.recipe("linear", members, {"weight": list(weights), "normalize": False})
+
+    def mixture(self, weights: Array, names: Sequence[str] = ()) -> Recipe:
+        """The sum of all models with these weights, shape ``(N,)``, or of each tensor by name: ``(tensors, N)``."""
+        if weights.ndim == 1:
+            return self.average(range(len(self.models)), weights.tolist())
+        recipe = self.recipe("linear", range(len(self.models)))
+        entries = [
+            entry.model_copy(update={"tensor_weights": dict(zip(names, weights[:, number].tolist(), strict=True))})
+            for number, entry in enumerate(recipe.models)
+        ]
+        return recipe.model_copy(update={"models": tuple(entries)})
+
+    def against(self, name: str, number: int) -> Recipe:
+        """A recipe of the source of that name and one model, for what the two have in common."""
+        same = self.correspondence
+        own = _renumbered(same.rename, [number], with_base=False)
+        renames = [text if not _numbered(text) else f"2:{text.partition(':')[2]}" for text in own]
+        return build_recipe(
+            "products", base=None, models=[name, self.models[number]], only=same.only, exclude=same.exclude,
+            rename=renames, missing="average", mismatch="first",
+        )  # fmt: skip
 
     def from_base(self, weights: Sequence[float]) -> Recipe:
         """w0 + sum_i weights_i (w_i - w0); models of weight zero are not read."""

@@ -21,7 +21,8 @@ Evaluation = str | Callable[..., object] | Evaluator
 class Running:
     """``cache``: a file, or None for this call alone; ``options`` for the evaluator; ``twice``: evaluate the first
     model a second time, to find out whether the numbers repeat; ``begun`` is told how many scores will be asked for
-    at most, ``heard`` of each result, ``decided`` of each decision of a greedy search.
+    at most, ``heard`` of each result, ``decided`` of each decision of a greedy search, ``told`` what a learned soup
+    will cost.
     """
 
     cache: Path | ResultCache | None = None
@@ -33,6 +34,7 @@ class Running:
     begun: Callable[[int], None] | None = None
     heard: Heard | None = None
     decided: Callable[[Step], None] | None = None
+    told: Callable[[str], None] | None = None
 
     @property
     def memory_bytes(self) -> int:

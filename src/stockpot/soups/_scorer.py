@@ -150,15 +150,18 @@ class Scorer:
         return content_key({"mixture": digest, "side_files": side})
 
     def _digest(self, source: Source) -> str:
-        """The digest of a model's content, taken once for each identity of its files."""
+        """Once for each source."""
         if source.ref not in self._digests:
-            if not source.files:
-                self._digests[source.ref] = engine.memory_digest(source)
-            else:
-                found = []
-                for file in source.files:
-                    parts = [file.header_digest, file.size, file.mtime_ns, file.ctime_ns, file.inode, file.device]
-                    identity = json.dumps(parts)
-                    found.append(self._cache.digest(identity, partial(engine.file_digest, file.path)))
-                self._digests[source.ref] = content_key({"files": found})
+            self._digests[source.ref] = content_of(source, self._cache)
         return self._digests[source.ref]
+
+
+def content_of(source: Source, cache: ResultCache) -> str:
+    """The digest of a model's content, taken once for each identity of its files."""
+    if not source.files:
+        return engine.memory_digest(source)
+    found = []
+    for file in source.files:
+        parts = [file.header_digest, file.size, file.mtime_ns, file.ctime_ns, file.inode, file.device]
+        found.append(cache.digest(json.dumps(parts), partial(engine.file_digest, file.path)))
+    return content_key({"files": found})

@@ -113,7 +113,7 @@ def uniform(
     soup (None: nowhere); ``evaluate`` and ``select`` as ``greedy``; ``test``, scored once at the end. Returns a Soup.
     Raises as ``greedy``. Cost: N + 1 evaluations, none without an evaluator; one merge. Reference: arXiv 2203.05482.
     """
-    study = _Study.begin(models, base, evaluate, select, test, correspondence, running, out, overwrite)
+    study = Study.begin(models, base, evaluate, select, test, correspondence, running, out, overwrite)
     everyone = tuple(range(len(study.ingredients.models)))
     if study.scorer is None:
         return study.finish("uniform", study.even(everyone), (), [], out, overwrite)
@@ -157,7 +157,7 @@ def greedy(
     {0: 0.5, 1: 0.5}
     """
     rules = rules or Rules()
-    study = _Study.begin(models, base, evaluate, select, test, correspondence, running, out, overwrite)
+    study = Study.begin(models, base, evaluate, select, test, correspondence, running, out, overwrite)
     assert study.scorer is not None
     count = len(study.ingredients.models)
     study.expect(2 * count - 1 + rules.prune)
@@ -185,7 +185,7 @@ def greedy(
 
 
 @dataclass
-class _Study:
+class Study:
     """One soup under way."""
 
     ingredients: Ingredients
@@ -207,7 +207,7 @@ class _Study:
         running: Running | None,
         out: str | Path | None,
         overwrite: bool,
-    ) -> _Study:
+    ) -> Study:
         """Everything open, every evaluator found."""
         running = running or Running()
         ingredients = Ingredients.open(models, base, correspondence)
@@ -286,9 +286,10 @@ class _Study:
         out: str | Path | None,
         overwrite: bool,
         notes: Sequence[str] = (),
+        recipe: Recipe | None = None,
     ) -> Soup:
-        """Compare with the rivals, test once, write."""
-        recipe = self.recipe(weights)
+        """Compare with the rivals, test once, write; ``recipe``: where weights alone do not say it."""
+        recipe = recipe or self.recipe(weights)
         if self.scorer is not None and self.ingredients.base is not None and len(self.ingredients.models) > 1:
             stock = self.ingredients.recipe("model_stock", range(len(self.ingredients.models)))
             candidates.append(self.candidate("Model Stock", "model_stock", {}, stock))
