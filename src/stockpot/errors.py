@@ -79,6 +79,10 @@ class StockpotError(Exception):
     def __str__(self) -> str:
         return self.line()
 
+    def __reduce__(self) -> tuple[object, ...]:
+        """From one process to another, part by part: the arguments are keywords."""
+        return _rebuilt, (type(self), dict(self.__dict__))
+
     def line(self) -> str:
         """The message on one line: WHAT; WHERE; expected, got; REMEDY."""
         where = ", ".join(
@@ -349,6 +353,14 @@ class Stopped(StockpotError):
     def __init__(self, what: str, *, exit_code: int = 130, remedy: str | None = None) -> None:
         super().__init__(what, remedy=remedy)
         self.exit_code = exit_code
+
+
+def _rebuilt(kind: type[StockpotError], parts: dict[str, object]) -> StockpotError:
+    solid = next(base for base in (OSError, ImportError, Exception) if issubclass(kind, base))
+    error: StockpotError = solid.__new__(kind)  # a builtin kind has a memory layout of its own
+    error.__dict__.update(parts)
+    Exception.__init__(error, error.line())
+    return error
 
 
 def printable(text: str) -> str:

@@ -112,6 +112,7 @@ def running(
         yield Running(
             open_cache(cache), options, memory, workers,
             twice=twice, begun=watched.start, heard=heard, decided=decided,
+            told=lambda line: _output.say(f"stockpot: {line}", quiet),
         )  # fmt: skip
 
 

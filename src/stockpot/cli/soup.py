@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -40,6 +41,21 @@ def soup(
     jobs: Annotated[
         int, typer.Option("--jobs", metavar="N", help="greedy: processes that score the single models.")
     ] = 1,
+    learn: Annotated[
+        str | None,
+        typer.Option("--learn", metavar="TASK", help="learned: images:, text: or module:object (default: EVAL)."),
+    ] = None,
+    by_layer: Annotated[bool, typer.Option("--by-layer", help="learned: coefficients of each tensor.")] = False,
+    free: Annotated[bool, typer.Option("--free", help="learned: any coefficients, no mixture.")] = False,
+    no_temperature: Annotated[
+        bool, typer.Option("--no-temperature", help="learned: leave the logits' scale as it is.")
+    ] = False,
+    epochs: Annotated[int, typer.Option("--epochs", metavar="N", help="learned: passes over the data.")] = 5,
+    rate: Annotated[float, typer.Option("--rate", metavar="X", help="learned: learning rate of AdamW.")] = 0.05,
+    accumulate: Annotated[
+        int | None,
+        typer.Option("--accumulate", metavar="N", help="learned: batches a step (default: reading under a fifth)."),
+    ] = None,
     against: Annotated[
         str | None, typer.Option("--against", metavar="NAME", help="Second metric of the scatter plot.")
     ] = None,
@@ -90,7 +106,19 @@ def soup(
         accept_ties=not reject_ties, least_gain=least_gain, most=most, prune=prune, seed=seed or 0, **words
     )
     same = _studies.correspondence(only, exclude, rename, missing, mismatch, dtype)
-    options = Options(limit, batch, device, precision, seed if kind == "learned" else None, timeout)
+    learning = (
+        soups.Learning(
+            by_layer=by_layer,
+            free=free,
+            temperature=not no_temperature,
+            epochs=epochs,
+            rate=rate,
+            accumulate=accumulate,
+        )
+        if kind == "learned"
+        else None
+    )
+    options = Options(limit, batch, device, precision, None, timeout)
     with _studies.running(
         f"{kind} soup", options, cache=cache, memory=memory, workers=workers, twice=check_evaluator, quiet=quiet
     ) as running:
@@ -100,6 +128,11 @@ def soup(
         }  # fmt: skip
         if kind == "uniform":
             found = soups.uniform(models, evaluate=evaluate, **shared)
+        elif kind == "learned":
+            assert evaluate is not None
+            found = soups.learned(
+                models, evaluate, learn=learn, learning=learning, **{**shared, "running": replace(running, seed=seed)}
+            )
         else:
             assert evaluate is not None
             found = soups.greedy(models, evaluate, rules=rules, jobs=jobs, **shared)

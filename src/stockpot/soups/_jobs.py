@@ -6,7 +6,7 @@ import contextlib
 import multiprocessing
 import os
 from collections.abc import Sequence
-from concurrent.futures import ProcessPoolExecutor, wait
+from concurrent.futures import ProcessPoolExecutor
 from dataclasses import replace
 from pathlib import Path
 
@@ -17,7 +17,7 @@ from stockpot.soups._running import Evaluation, Running
 
 
 def score_singles(ingredients: Ingredients, evaluate: Evaluation, running: Running, jobs: int) -> None:
-    """Fill the cache with the score of every model by itself. What fails here is met again, and told, by the caller."""
+    """Fill the cache with the score of every model by itself; raises what the first of the processes raised."""
     path = running.cache.path if isinstance(running.cache, ResultCache) else running.cache
     if not isinstance(evaluate, str) or path is None:
         raise errors.UsageError(
@@ -27,10 +27,13 @@ def score_singles(ingredients: Ingredients, evaluate: Evaluation, running: Runni
     if any(not ingredients.sources[model].files for model in ingredients.models):
         raise errors.UsageError("several jobs need models on disk", remedy="save them, or give one job")
     count = min(jobs, len(ingredients.models))
-    plain = replace(running, cache=path, begun=None, heard=None, decided=None, twice=False)
+    plain = replace(running, cache=path, begun=None, heard=None, decided=None, told=None, twice=False)
     shares = [ingredients.models[number::count] for number in range(count)]
     with ProcessPoolExecutor(count, multiprocessing.get_context("spawn")) as pool:
-        wait([pool.submit(_score, share, ingredients.correspondence, evaluate, plain, count) for share in shares])
+        for done in [
+            pool.submit(_score, share, ingredients.correspondence, evaluate, plain, count) for share in shares
+        ]:
+            done.result()
 
 
 def _score(models: Sequence[str], same: Correspondence, evaluate: str, running: Running, processes: int) -> None:

@@ -117,7 +117,8 @@ def learned(
     if learn is None and not isinstance(evaluate, str):
         raise errors.UsageError("a learned soup needs gradients", remedy="give learn: batches and logits to learn on")
     words = learn if learn is not None else evaluate
-    learner = load_learner(words, study.running.options) if isinstance(words, str) else words
+    options = replace(study.running.options, seed=study.running.seed)
+    learner = load_learner(words, options) if isinstance(words, str) else words
     assert isinstance(learner, Learner)
     count = len(study.ingredients.models)
     study.expect(count + (count > 1) + 1)

@@ -19,7 +19,8 @@ Evaluation = str | Callable[..., object] | Evaluator
 
 @dataclass(frozen=True)
 class Running:
-    """``cache``: a file, or None for this call alone; ``options`` for the evaluator; ``twice``: evaluate the first
+    """``cache``: a file, or None for this call alone; ``options`` for the evaluator; ``seed`` of the batches of a
+    learned soup; ``twice``: evaluate the first
     model a second time, to find out whether the numbers repeat; ``begun`` is told how many scores will be asked for
     at most, ``heard`` of each result, ``decided`` of each decision of a greedy search, ``told`` what a learned soup
     will cost.
@@ -31,6 +32,7 @@ class Running:
     workers: int | None = None
     device: str = "cpu"
     twice: bool = False
+    seed: int | None = None
     begun: Callable[[int], None] | None = None
     heard: Heard | None = None
     decided: Callable[[Step], None] | None = None
