@@ -223,6 +223,18 @@ def test_copies_are_known(program: Program, kitchen: Kitchen, judge: Judge) -> N
     assert program.does("evaluate", kitchen.a, "--evaluate", judge("one"), "--json").data["evaluated"] == 1
 
 
+def test_the_cache_is_shown_and_cleared(program: Program, kitchen: Kitchen, judge: Judge) -> None:
+    """What was scored by what; then nothing."""
+    program.does("evaluate", kitchen.a, kitchen.b, "--evaluate", judge("one"))
+    shown = program.does("cache").out
+    assert str(kitchen.a) in shown
+    assert "score 0." in shown
+    (first, _) = program.does("cache", "--json").data["results"]
+    assert (first["label"], first["logits"]) == (str(kitchen.a), False)
+    assert program.does("cache", "--clear", "--json").data["forgotten"] == 2
+    assert program.does("cache", "--json").data["results"] == []
+
+
 def test_names_are_only_names(program: Program, kitchen: Kitchen, judge: Judge) -> None:
     """Dollars are no formulas, brackets no markup; long names are cut in figures, not in tables."""
     odd = kitchen.root / "cost$a_$b [v1]"

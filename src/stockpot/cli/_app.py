@@ -16,6 +16,7 @@ import typer
 from stockpot import errors
 from stockpot._version import __version__
 from stockpot.cli import _output
+from stockpot.cli.cache import cache
 from stockpot.cli.demo import demo
 from stockpot.cli.ensemble import ensemble
 from stockpot.cli.evaluate import evaluate
@@ -43,6 +44,7 @@ app.command("ensemble")(ensemble)
 app.command("geometry")(geometry)
 app.command("landscape")(landscape)
 app.command("barrier")(barrier)
+app.command("cache")(cache)
 app.command("methods")(methods)
 app.command("demo")(demo)
 

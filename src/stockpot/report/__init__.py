@@ -8,9 +8,11 @@ from stockpot.report._landscape import barrier_summary, barrier_table, landscape
 from stockpot.report._landscape_figures import barrier_pictures, landscape_pictures
 from stockpot.report._landscape_page import barrier_page, landscape_page
 from stockpot.report._soup import (
+    cache_table,
     ensembles_summary,
     ensembles_table,
     evaluations_table,
+    plain_scores,
     soup_summary,
     soup_table,
     sweep_summary,
@@ -24,6 +26,8 @@ from stockpot.report._text import human_bytes, merge_summary, method_page
 __all__ = [
     "Picture",
     "barrier_page",
+    "cache_table",
+    "plain_scores",
     "barrier_pictures",
     "barrier_summary",
     "barrier_table",

@@ -7,9 +7,10 @@ from collections.abc import Mapping, Sequence
 from rich.box import SIMPLE
 from rich.table import Table
 
+from stockpot.evaluate import Entry
 from stockpot.report._landscape import number
 from stockpot.report._names import more_is_better, short_names
-from stockpot.soups import Ensembles, Evaluations, Soup, Sweep
+from stockpot.soups import Ensembles, Evaluations, Soup, Sweep, plain
 
 KINDS = {"model": "single", "tried": "tried", "uniform": "uniform soup", "greedy": "greedy soup",
          "learned": "learned soup", "model_stock": "Model Stock"}  # fmt: skip
@@ -157,6 +158,29 @@ def ensembles_summary(found: Ensembles) -> list[str]:
         f"{found.examples} examples, at {greedy.cost} times the cost of one model",
         f"uniform soup: {found.metric} {number(soup.scores[found.metric])} at the cost of one",
     ]
+
+
+def cache_table(entries: Sequence[Entry]) -> Table:
+    """One row for each kept result, oldest first."""
+    rows = [
+        [
+            one.made[:16].replace("T", " "),
+            one.evaluator,
+            one.label,
+            ", ".join(f"{name} {number(value)}" for name, value in one.values.items()),
+            f"{one.seconds:.1f}",
+        ]
+        for one in entries
+    ]
+    table = Table("when (UTC)", "evaluator", "of", "scores", "seconds", box=SIMPLE, pad_edge=False)
+    for row in rows:
+        table.add_row(*row)
+    return table
+
+
+def plain_scores(values: Mapping[str, float]) -> dict[str, float | None]:
+    """For JSON: what is not finite is null."""
+    return {name: plain(value) for name, value in values.items()}
 
 
 def _table(headings: Sequence[str], rows: Sequence[Sequence[str]]) -> Table:
