@@ -103,6 +103,7 @@ class ImageEvaluator:
                 else:
                     one = net(pixel_values=pixels).logits
                 found.append(one.float().cpu())
+        hf.let_go(net)
         return classified(torch.cat(found), labels)
 
     @property

@@ -82,5 +82,9 @@ class BuiltInLearner:
                         tensor=name, remedy="give --learn with functions of your own",
                     )  # fmt: skip
                 self._names[name] = own
+            for module in net.modules():  # every call brings its own: none are held here
+                for name, parameter in module._parameters.items():
+                    if parameter is not None:
+                        module._parameters[name] = torch.nn.Parameter(parameter.to("meta"))
             self._net = net
         return self._net

@@ -63,6 +63,7 @@ class HarnessEvaluator:
                 f"the harness failed ({type(error).__name__}: {str(error).splitlines()[0] if str(error) else ''})",
                 file=self.name,
             ) from error
+        hf.let_go(net)
         values = {}
         for task, metrics in found["results"].items():
             for metric, value in metrics.items():

@@ -81,5 +81,6 @@ class PerplexityEvaluator:
                 goal = batch[:, 1:]
                 total += F.cross_entropy(logits.flatten(0, 1), goal.flatten(), reduction="sum").double().item()
                 count += goal.numel()
+        hf.let_go(net)
         loss = total / count
         return Scores({"perplexity": math.exp(min(loss, 700.0)), "loss": loss})

@@ -58,6 +58,7 @@ class TextEvaluator:
             for numbers in torch.arange(self.count).split(self.options.batch or BATCH):
                 given = {name: one.to(net.device) for name, one in self.inputs(numbers.tolist(), folder).items()}
                 found.append(net(**given).logits.float().cpu())
+        hf.let_go(net)
         return classified(torch.cat(found), self.labels(config))
 
     @property

@@ -88,6 +88,13 @@ def placed(model: Any, device: str | None, precision: str | None) -> Any:
     return model.to(device or "cpu")
 
 
+def let_go(model: Any) -> None:
+    """It holds its weights no longer: modules refer to each other, and would wait for the collector."""
+    for module in model.modules():
+        module._parameters.clear()
+        module._buffers.clear()
+
+
 def tokenizer_of(folder: Path) -> Any:
     """The tokenizer beside the weights."""
     from transformers import AutoTokenizer

@@ -125,7 +125,8 @@ def learned(
     candidates = study.singles()
     if count > 1:
         candidates.append(study.candidate("uniform soup", "uniform", study.even(range(count))))
-    found = _Descent(study.ingredients, learner, how, study.running).run()
+    assert study.scorer is not None
+    found = _Descent(study.ingredients, learner, how, study.running, study.scorer.live).run()
     recipe = study.ingredients.mixture(found.weights, found.names)
     mean = found.weights if found.weights.ndim == 1 else found.weights.mean(axis=0)
     weights = dict(enumerate(mean.tolist()))
@@ -152,13 +153,21 @@ class _Found:
 class _Descent:
     """The search: coefficients, their optimizer, the live model and its gradient."""
 
-    def __init__(self, ingredients: Ingredients, learner: Learner, how: Learning, running: Running) -> None:
+    def __init__(
+        self,
+        ingredients: Ingredients,
+        learner: Learner,
+        how: Learning,
+        running: Running,
+        live: engine.LiveModel | None = None,
+    ) -> None:
+        """``live``: the model that was scored before; its memory serves here too."""
         self.ingredients = replace(ingredients, correspondence=replace(ingredients.correspondence, dtype="float32"))
         self.learner = learner
         self.how = how
         self.running = running
         self.count = len(ingredients.models)
-        self.live = running.live(self.ingredients)
+        self.live = live or running.live(self.ingredients)
         uniform = self.live.plan(self.ingredients.average(range(self.count)))
         self.folder = uniform.template.folder
         self.names = tuple(sorted(group.name for group in uniform.groups))
@@ -194,6 +203,7 @@ class _Descent:
                     if key is not None:
                         cache.keep_state(key, self._state())
                 step += 1
+        self._let_go()
         weights = self.weights()
         return _Found(
             weights if self.how.by_layer else weights[0],
@@ -202,6 +212,12 @@ class _Descent:
             self.losses,
             estimate,
         )
+
+    def _let_go(self) -> None:
+        """What is evaluated next needs the memory."""
+        for leaf in self.leaves.values():
+            leaf.grad = None
+        self.leaves, self.gradients, self.plans = {}, {}, []
 
     def weights(self) -> Array:
         """Coefficients, shape ``(1 or tensors, N)``."""

@@ -50,7 +50,7 @@ class Scorer:
         self.evaluated = 0
         self.known = 0
         self._cache = cache
-        self._live = live
+        self.live = live
         self._with_logits = with_logits
         self._twice = twice
         self._heard = heard
@@ -64,7 +64,7 @@ class Scorer:
 
     def __call__(self, recipe: Recipe, label: str) -> Scores:
         """The scores of a recipe's mixture; ``label`` names it for people."""
-        plan = self._live.plan(recipe)
+        plan = self.live.plan(recipe)
         mixture = self._mixture(plan)
         found = self._results.get(mixture, self._key, with_logits=self._with_logits)
         was_known, seconds = found is not None, 0.0
@@ -92,7 +92,7 @@ class Scorer:
         """Evaluate, whatever is known."""
         try:
             if self.evaluator.form == "state_dict":
-                return self.evaluator.evaluate(self._live.become(plan), plan.template.folder)
+                return self.evaluator.evaluate(self.live.become(plan), plan.template.folder)
             return self._on_disk(plan)
         except errors.EvaluatorError as error:
             raise errors.EvaluatorError(
@@ -121,7 +121,7 @@ class Scorer:
         folder = Path(tempfile.mkdtemp(prefix="stockpot-"))
         try:
             out = folder / "candidate"
-            engine.write(self._live.plan(job.recipe, out))
+            engine.write(self.live.plan(job.recipe, out))
             return self.evaluator.evaluate(out)
         finally:
             shutil.rmtree(folder, ignore_errors=True)
