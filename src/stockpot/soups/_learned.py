@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import contextlib
+import ctypes
 import io
 import math
 import time
@@ -139,6 +141,12 @@ def learned(
     return study.finish("learned", weights, (), candidates, out, overwrite, notes, recipe=recipe)
 
 
+def _give_back() -> None:
+    """What the last batch took goes back to the system, where the C library can: reading needs room of its own."""
+    with contextlib.suppress(AttributeError, OSError):
+        ctypes.CDLL(None).malloc_trim(0)
+
+
 @dataclass
 class _Found:
     """What was learned. ``losses``: of each step before it was taken."""
@@ -226,6 +234,7 @@ class _Descent:
 
     def _mixed(self) -> None:
         """The live model becomes the present mixture; its gradient is zero."""
+        _give_back()
         weights = self.weights()
         recipe = self.ingredients.mixture(weights if self.how.by_layer else weights[0], self.names)
         state = self.live.become(self.live.plan(recipe))
