@@ -7,6 +7,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
 from torch import Tensor
 
@@ -75,15 +76,17 @@ class MemorySource:
 class MemorySink:
     """Collects the output as tensors; those of ``kept`` that have the right form are filled anew."""
 
+    in_memory = True
+
     def __init__(self, kept: Mapping[str, Tensor] | None = None) -> None:
         self.tensors: dict[str, Tensor] = {}
         self._kept = kept or {}
         self._lock = threading.Lock()
 
     def write(self, slot: Slot, offset: int, data: memoryview) -> None:
-        """Into the tensor's memory, made at its first bytes."""
-        flat = self._tensor(slot).flatten().view(torch.uint8)
-        flat[offset : offset + len(data)].copy_(torch.frombuffer(data, dtype=torch.uint8))
+        """Into the tensor's memory, made at its first bytes. By numpy: torch would call threads of its own."""
+        flat = self._tensor(slot).view(-1).view(torch.uint8).numpy()
+        flat[offset : offset + len(data)] = np.frombuffer(data, dtype=np.uint8)
 
     def write_many(self, slots: Sequence[Slot], data: memoryview) -> None:
         """Each into its own."""

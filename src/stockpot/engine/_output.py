@@ -84,6 +84,9 @@ class Output:
 
     def put(self, slots: tuple[int, ...], offset: int, data: memoryview, stage: Stage | None) -> None:
         """Bytes of a tensor, or all bytes of several, which belong to this object from now on."""
+        if self._sink.in_memory:
+            self._put_in_memory(_Piece(slots, offset, data, stage))
+            return
         with self._turn:
             while len(self._queue) >= self._most:
                 self._pause(self._turn)
@@ -95,6 +98,18 @@ class Output:
             self._write(piece)
             if piece.stage is not None:
                 self.give_back(piece.stage)
+
+    def _put_in_memory(self, piece: _Piece) -> None:
+        """Each worker by itself."""
+        slots = [self._plan.slots[number] for number in piece.slots]
+        if len(slots) > 1:
+            self._sink.write_many(slots, piece.data)
+        elif len(piece.data):
+            self._sink.write(slots[0], piece.offset, piece.data)
+        for slot in slots:
+            self._sink.finish(slot, "")
+        if piece.stage is not None:
+            self.give_back(piece.stage)
 
     def _next(self) -> _Piece | None:
         with self._turn:

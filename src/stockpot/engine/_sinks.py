@@ -14,7 +14,12 @@ from stockpot.measure import Array, pack, unpack
 
 
 class Sink(Protocol):
-    """Takes what the loop makes. Calls may come from several threads."""
+    """Takes what the loop makes. Calls may come from several threads.
+
+    ``in_memory``: writers need not take turns, and nobody asks for digests.
+    """
+
+    in_memory: bool
 
     def write(self, slot: Slot, offset: int, data: memoryview) -> None:
         """Bytes of a tensor, from its byte ``offset`` on."""
@@ -37,6 +42,8 @@ class Sink(Protocol):
 
 class NullSink:
     """Keeps digests only (they are in the records), for ``verify --recompute``."""
+
+    in_memory = False
 
     def write(self, slot: Slot, offset: int, data: memoryview) -> None:
         """Forget the bytes."""
@@ -86,6 +93,8 @@ GEOMETRY = "stockpot_geometry.safetensors"
 
 class StagingSink:
     """Writes tensors to their places in the weight files and Grams to theirs in the geometry file."""
+
+    in_memory = False
 
     def __init__(self, staging: Staging, places: Mapping[str, tuple[str, int]], geometry: OutFile | None) -> None:
         self._staging = staging
