@@ -25,8 +25,9 @@ def main() -> None:
         run("geometry", "--base", demo / "base", *tuned, "--figures", "geometry")
         run("landscape", "--base", demo / "base", *tuned[:3], *held_out, "--grid", 21, "--figures", "landscape")
         run("barrier", "--base", demo / "base", *tuned[:4], *held_out, "--figures", "barrier")
+        run("soup", "greedy", *tuned[:4], "--base", demo / "base", *held_out, "--out", "out", "--figures", "soup")
         FIGURES.mkdir(exist_ok=True)
-        for kind in ("geometry", "landscape", "barrier"):
+        for kind in ("geometry", "landscape", "barrier", "soup"):
             for picture in sorted((Path(folder) / kind).glob("*.png")):
                 (FIGURES / f"{kind}-{picture.name}").write_bytes(picture.read_bytes())
 
