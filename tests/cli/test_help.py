@@ -11,7 +11,19 @@ import pytest
 
 from ._kitchen import Kitchen, Program
 
-COMMANDS = ("merge", "verify", "soup", "wise-ft", "evaluate", "ensemble", "geometry", "landscape", "barrier", "methods", "demo")
+COMMANDS = (
+    "merge",
+    "verify",
+    "soup",
+    "wise-ft",
+    "evaluate",
+    "ensemble",
+    "geometry",
+    "landscape",
+    "barrier",
+    "methods",
+    "demo",
+)
 HEAVY = ("torch", "numpy", "safetensors", "pydantic", "yaml", "xxhash", "huggingface_hub", "matplotlib", "sklearn")
 
 

@@ -64,13 +64,25 @@ def test_the_recipe_is_one(folder: Path) -> None:
     assert main(["merge", "recipe.yaml", "--out", "merged", "--quiet"]) == 0
 
 
-def test_the_python_runs(folder: Path) -> None:
+def test_the_python_runs(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
     """The Python shown runs as it stands."""
-    (code,) = _blocks("python")
+    merging, mixing = _blocks("python")
     model = torch.nn.Linear(2, 2)
     names: dict[str, object] = {"first": model, "second": model}
-    exec(code, names)
+    exec(merging, names)
     assert torch.equal(names["weights"]["weight"], model.weight)  # type: ignore[index]  # made by the code
+    exec(mixing, {"accuracy": lambda weights: -float(weights["layer.0.weight"].norm())})
+    assert (folder / "soup-of-two" / "model.safetensors").is_file()
+    assert "{" in capsys.readouterr().out
+
+
+def test_the_soup_runs(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The command shown, with an ``eval.py`` beside the models."""
+    monkeypatch.setenv("STOCKPOT_CACHE", str(folder / "cache"))
+    (folder / "eval.py").write_text("def accuracy(weights): return -float(weights['layer.0.weight'].norm())\n")
+    (line,) = _blocks("console")[2].splitlines()
+    assert main(shlex.split(line)[2:]) == 0
+    assert (folder / "soup" / "stockpot.json").is_file()
 
 
 def test_links_lead_somewhere() -> None:
