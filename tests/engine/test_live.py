@@ -123,6 +123,22 @@ def test_other_words_for_the_same_mixture(models: list[str], tmp_path: Path) -> 
     assert len({*same, *others}) == 1 + len(others)
 
 
+def test_renamed_tensors_are_others(tmp_path: Path) -> None:
+    """Two tensors of one form that change names make another mixture; other words for the same renaming do not."""
+    made = {"a": torch.zeros(3), "b": torch.ones(3)}
+    paths = [str(make.folder(tmp_path / name, made)) for name in ("one", "two")]
+    live = live_of(paths)
+
+    def renamed(*renames: str) -> str:
+        return digest(live, build_recipe("linear", base=None, models=paths, rename=list(renames)))
+
+    plain = renamed("a=a")
+    swapped = renamed("2:^a$=x", "2:^b$=a", "2:^x$=b")
+    assert plain == renamed("b=b")
+    assert swapped == renamed("2:^b$=y", "2:^a$=b", "2:^y$=a")
+    assert plain != swapped
+
+
 def test_digests_of_memory() -> None:
     """Names, forms and bytes count; where they lie does not."""
     from stockpot.engine import MemorySource

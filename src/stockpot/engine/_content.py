@@ -70,8 +70,12 @@ def mixture_digest(plan: Plan, digest_of: Callable[[Source], str]) -> str:
         how = {"weights": sorted((digest, weight) for digest, weight in weights.items() if weight)}
     tensors = [
         [slot.name, slot.dtype, slot.shape, slot.action]
-        + ([] if slot.action == "merge" else [[inputs[number], info.name] for number, info in slot.sources])
+        + [
+            [inputs[number], info.name]
+            for number, info in sorted(slot.sources, key=lambda source: inputs[source[0]])
+            if slot.action != "merge" or info.name != slot.name  # who is mixed is said above; renamed tensors are not
+        ]
         for slot in plan.slots
     ]
-    content = {**how, "tensors": tensors, "rename": job.recipe.policies.rename, "aliases": dict(plan.alignment.aliases)}
+    content = {**how, "tensors": tensors, "aliases": dict(plan.alignment.aliases)}
     return str(xxhash.xxh3_128_hexdigest(json.dumps(content, sort_keys=True, default=str).encode()))
