@@ -41,6 +41,7 @@ EvaluateOptional = Annotated[
 Dtype = Annotated[
     str | None, typer.Option("--dtype", metavar="bfloat16|float16|float32|float64", help="Dtype of the output.")
 ]
+Overwrite = Annotated[bool, typer.Option("--overwrite", help="Replace an earlier output of stockpot.")]
 Select = Annotated[
     str | None, typer.Option("--select", metavar="NAME[:max|:min]", help="The number that decides (default: max).")
 ]

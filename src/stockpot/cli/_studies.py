@@ -3,19 +3,25 @@
 from __future__ import annotations
 
 import contextlib
+import functools
+import inspect
 import io
 import json as jsonlib
 import os
 import sys
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from dataclasses import dataclass, fields
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, get_type_hints
 
 from stockpot import errors
+from stockpot.cli import _options as opt
 from stockpot.cli import _output
 
 if TYPE_CHECKING:
+    from rich.table import Table
+
     from stockpot.evaluate import Options, ResultCache
     from stockpot.soups import Correspondence, Running
 
@@ -61,59 +67,123 @@ def write_json(path: Path | None, data: Mapping[str, Any]) -> None:
         write_text(path, jsonlib.dumps(data, indent=1, allow_nan=False) + "\n")
 
 
-def correspondence(
-    only: list[str] | None,
-    exclude: list[str] | None,
-    rename: list[str] | None,
-    missing: str | None,
-    mismatch: str | None,
-    dtype: str | None = None,
-) -> Correspondence:
-    """The options of that name; the recipe checks their words."""
-    from stockpot.soups import Correspondence
+@dataclass(frozen=True)
+class Study:
+    """The options of every command that evaluates; ``with_study`` puts them into its signature."""
 
-    words: Any = {"missing": missing or "error", "mismatch": mismatch or "error"}
-    return Correspondence(only or (), exclude or (), rename or (), dtype=dtype, **words)
+    cache: opt.Cache = None
+    limit: opt.Limit = None
+    batch: opt.Batch = None
+    device: opt.EvaluatorDevice = None
+    precision: opt.Precision = None
+    seed: opt.Seed = None
+    timeout: opt.Timeout = None
+    check_evaluator: opt.CheckEvaluator = False
+    only: opt.Only = None
+    exclude: opt.Exclude = None
+    rename: opt.Rename = None
+    missing: opt.MissingTensors = None
+    mismatch: opt.MismatchedTensors = None
+    memory: opt.Memory = "192MiB"
+    workers: opt.Workers = None
+    json_out: opt.JsonOut = None
+    json: opt.Json = False
+    quiet: opt.Quiet = False
+    verbose: opt.Verbose = False
+
+    def correspondence(self, dtype: str | None = None) -> Correspondence:
+        """Which tensors take part; the recipe checks the words."""
+        from stockpot.soups import Correspondence
+
+        words: Any = {"missing": self.missing or "error", "mismatch": self.mismatch or "error"}
+        return Correspondence(self.only or (), self.exclude or (), self.rename or (), dtype=dtype, **words)
+
+    def options(self, *, with_seed: bool = True) -> Options:
+        """What the evaluator is told."""
+        from stockpot.evaluate import Options
+
+        seed = self.seed if with_seed else None
+        return Options(self.limit, self.batch, self.device, self.precision, seed, self.timeout)
+
+    def warn_direction(self, select: str | None) -> None:
+        """More is better unless it is said; of a loss nobody means that."""
+        if select is None or select.endswith((":min", ":max")):
+            return
+        if any(word in select.lower() for word in _LESS):
+            words = f"--select {select} takes the greatest; for the least, --select {select}:min"
+            _output.print_warnings([words], self.quiet)
+
+    @contextmanager
+    def running(self, label: str, *, with_seed: bool = True) -> Iterator[Running]:
+        """How a study is to run. What an evaluator prints goes to stderr: stdout is for the result.
+
+        On a terminal, a live table with the time left, from the moment that the study knows how much it has to do.
+        """
+        from stockpot.soups import Running, Scored, Step
+
+        def heard(found: Scored) -> None:
+            watched.result(found.label, found.scores.values)
+
+        def decided(step: Step) -> None:
+            if step.before is not None:
+                watched.verdict("accepted" if step.accepted else "rejected")
+
+        options = self.options(with_seed=with_seed)
+        with _talk_on_stderr(), _output.watching(label, self.quiet) as watched:
+            yield Running(
+                open_cache(self.cache), options, self.memory, self.workers,
+                twice=self.check_evaluator, seed=self.seed, begun=watched.start, heard=heard, decided=decided,
+                told=lambda line: _output.say(f"stockpot: {line}", self.quiet),
+            )  # fmt: skip
+
+    def finish(
+        self,
+        command: str,
+        data: Mapping[str, Any],
+        shown: Table | None,
+        lines: Sequence[str],
+        *,
+        warnings: Sequence[str] = (),
+        counts: tuple[int, int] | None = None,
+    ) -> None:
+        """The result: one object, or a table and sentences; then, on stderr, warnings and what it took."""
+        if self.json:
+            _output.print_object(command, "done", warnings, data)
+        else:
+            if shown is not None:
+                _output.print_table(shown)
+            for line in lines:
+                print(line)
+        _output.print_warnings(warnings, self.quiet)
+        if counts is not None:
+            evaluated, known = counts
+            _output.say(f"stockpot: {evaluated} evaluations, {known} results were there already", self.quiet)
 
 
-def warn_direction(select: str | None, quiet: bool) -> None:
-    """More is better unless it is said; of a loss nobody means that."""
-    if select is not None and any(word in select.lower() for word in _LESS) and not select.endswith((":min", ":max")):
-        _output.print_warnings([f"--select {select} takes the greatest; for the least, --select {select}:min"], quiet)
+def with_study(command: Callable[..., None]) -> Callable[..., None]:
+    """A command whose argument ``study`` is, on the command line, every option of ``Study``."""
+    own = inspect.signature(command, eval_str=True)
+    hints = get_type_hints(Study, include_extras=True)
+    shared = [
+        inspect.Parameter(
+            field.name, inspect.Parameter.KEYWORD_ONLY, default=field.default, annotation=hints[field.name]
+        )
+        for field in fields(Study)
+    ]
+    kept = [one.replace(kind=inspect.Parameter.KEYWORD_ONLY) for one in own.parameters.values() if one.name != "study"]
+
+    @functools.wraps(command)
+    def called(**given: Any) -> None:
+        study = Study(**{field.name: given.pop(field.name) for field in fields(Study)})
+        command(study=study, **given)
+
+    called.__signature__ = inspect.Signature([*kept, *shared])  # type: ignore[attr-defined]  # functions may have one
+    called.__annotations__ = {one.name: one.annotation for one in (*kept, *shared)}
+    return called
 
 
 _LESS = ("loss", "error", "perplexity", "ppl", "nll", "wer", "calibration")
 """Words for numbers of which less is better."""
-
-
-def say_counts(evaluated: int, known: int, quiet: bool) -> None:
-    """How much was done, and how much was known already."""
-    _output.say(f"stockpot: {evaluated} evaluations, {known} results were there already", quiet)
-
-
-@contextmanager
-def running(
-    label: str, options: Options, *, cache: str | None, memory: str, workers: int | None, twice: bool, quiet: bool
-) -> Iterator[Running]:
-    """How a study is to run. What an evaluator prints goes to stderr: stdout is for the result.
-
-    On a terminal, a bar with the time left, from the moment that the study knows how much it has to do.
-    """
-    from stockpot.soups import Running, Scored, Step
-
-    def heard(found: Scored) -> None:
-        watched.result(found.label, found.scores.values)
-
-    def decided(step: Step) -> None:
-        if step.before is not None:
-            watched.verdict("accepted" if step.accepted else "rejected")
-
-    with _talk_on_stderr(), _output.watching(label, quiet) as watched:
-        yield Running(
-            open_cache(cache), options, memory, workers,
-            twice=twice, begun=watched.start, heard=heard, decided=decided,
-            told=lambda line: _output.say(f"stockpot: {line}", quiet),
-        )  # fmt: skip
 
 
 class _Talk(io.TextIOBase):

@@ -7,10 +7,12 @@ from typing import Annotated
 import typer
 
 from stockpot.cli import _options as opt
-from stockpot.cli import _output, _signals, _studies
+from stockpot.cli import _signals, _studies
 
 
+@_studies.with_study
 def ensemble(
+    *,
     models: Annotated[list[str], typer.Argument(metavar="MODEL...", help="Models: folders, files or Hub ids.")],
     evaluate: opt.Evaluate,
     select: Annotated[
@@ -18,20 +20,7 @@ def ensemble(
         typer.Option("--select", metavar="accuracy|loss:min|calibration:min", help="What decides (accuracy)."),
     ] = None,
     base: Annotated[str | None, typer.Option("--base", metavar="BASE", help="For Model Stock as a rival.")] = None,
-    json_out: opt.JsonOut = None,
-    cache: opt.Cache = None,
-    limit: opt.Limit = None,
-    batch: opt.Batch = None,
-    device: opt.EvaluatorDevice = None,
-    precision: opt.Precision = None,
-    seed: opt.Seed = None,
-    timeout: opt.Timeout = None,
-    check_evaluator: opt.CheckEvaluator = False,
-    memory: opt.Memory = "192MiB",
-    workers: opt.Workers = None,
-    json: opt.Json = False,
-    quiet: opt.Quiet = False,
-    verbose: opt.Verbose = False,
+    study: _studies.Study,
 ) -> None:
     """Means of logits, all models or a greedy choice, beside soups of the same models.
 
@@ -39,20 +28,14 @@ def ensemble(
     """
     with _signals.loading():
         from stockpot import report, soups
-        from stockpot.evaluate import Options
 
-    _studies.require_places(json_out)
-    _studies.warn_direction(select, quiet)
-    options = Options(limit, batch, device, precision, seed, timeout)
-    with _studies.running(
-        "ensemble", options, cache=cache, memory=memory, workers=workers, twice=check_evaluator, quiet=quiet
-    ) as running:
-        found = soups.ensemble(models, evaluate, base=base, select=select, running=running)
-    _studies.write_json(json_out, found.data())
-    if json:
-        _output.print_object("ensemble", "done", [], found.data())
-    else:
-        _output.print_table(report.ensembles_table(found))
-        for line in report.ensembles_summary(found):
-            print(line)
-    _studies.say_counts(found.evaluated, found.known, quiet)
+    _studies.require_places(study.json_out)
+    study.warn_direction(select)
+    with study.running("ensemble") as running:
+        found = soups.ensemble(
+            models, evaluate, base=base, select=select, correspondence=study.correspondence(), running=running
+        )
+    _studies.write_json(study.json_out, found.data())
+    shown = None if study.json else report.ensembles_table(found)
+    lines = report.ensembles_summary(found)
+    study.finish("ensemble", found.data(), shown, lines, counts=(found.evaluated, found.known))

@@ -7,26 +7,15 @@ from typing import Annotated
 import typer
 
 from stockpot.cli import _options as opt
-from stockpot.cli import _output, _signals, _studies
+from stockpot.cli import _signals, _studies
 
 
+@_studies.with_study
 def evaluate(
+    *,
     models: Annotated[list[str], typer.Argument(metavar="MODEL...", help="Models: folders, files or Hub ids.")],
     evaluate: opt.Evaluate,
-    json_out: opt.JsonOut = None,
-    cache: opt.Cache = None,
-    limit: opt.Limit = None,
-    batch: opt.Batch = None,
-    device: opt.EvaluatorDevice = None,
-    precision: opt.Precision = None,
-    seed: opt.Seed = None,
-    timeout: opt.Timeout = None,
-    check_evaluator: opt.CheckEvaluator = False,
-    memory: opt.Memory = "192MiB",
-    workers: opt.Workers = None,
-    json: opt.Json = False,
-    quiet: opt.Quiet = False,
-    verbose: opt.Verbose = False,
+    study: _studies.Study,
 ) -> None:
     """Score models as they are; results are kept for soups and all else.
 
@@ -34,17 +23,10 @@ def evaluate(
     """
     with _signals.loading():
         from stockpot import report, soups
-        from stockpot.evaluate import Options
 
-    _studies.require_places(json_out)
-    options = Options(limit, batch, device, precision, seed, timeout)
-    with _studies.running(
-        "evaluating", options, cache=cache, memory=memory, workers=workers, twice=check_evaluator, quiet=quiet
-    ) as running:
-        found = soups.evaluate_models(models, evaluate, running=running)
-    _studies.write_json(json_out, found.data())
-    if json:
-        _output.print_object("evaluate", "done", [], found.data())
-    else:
-        _output.print_table(report.evaluations_table(found))
-    _studies.say_counts(found.evaluated, found.known, quiet)
+    _studies.require_places(study.json_out)
+    with study.running("evaluating") as running:
+        found = soups.evaluate_models(models, evaluate, correspondence=study.correspondence(), running=running)
+    _studies.write_json(study.json_out, found.data())
+    shown = None if study.json else report.evaluations_table(found)
+    study.finish("evaluate", found.data(), shown, [], counts=(found.evaluated, found.known))

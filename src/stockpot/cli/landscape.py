@@ -3,18 +3,21 @@
 from __future__ import annotations
 
 import re
+from pathlib import Path
 from typing import Annotated, Any
 
 import typer
 
 from stockpot import errors
 from stockpot.cli import _options as opt
-from stockpot.cli import _output, _signals, _studies
+from stockpot.cli import _signals, _studies
 
 _Steps = Annotated[int, typer.Option("--steps", metavar="N", help="Points on each line, with both ends; odd.")]
 
 
+@_studies.with_study
 def landscape(
+    *,
     models: Annotated[list[str], typer.Argument(metavar="FT1 FT2 ...", help="Fine-tunes: folders, files or Hub ids.")],
     base: Annotated[str, typer.Option("--base", metavar="BASE", help="The model they were fine-tuned from.")],
     evaluate: opt.Evaluate,
@@ -32,25 +35,7 @@ def landscape(
     ] = None,
     html: opt.Html = None,
     figures: opt.Figures = None,
-    json_out: opt.JsonOut = None,
-    cache: opt.Cache = None,
-    limit: opt.Limit = None,
-    batch: opt.Batch = None,
-    device: opt.EvaluatorDevice = None,
-    precision: opt.Precision = None,
-    seed: opt.Seed = None,
-    timeout: opt.Timeout = None,
-    check_evaluator: opt.CheckEvaluator = False,
-    only: opt.Only = None,
-    exclude: opt.Exclude = None,
-    rename: opt.Rename = None,
-    missing: opt.MissingTensors = None,
-    mismatch: opt.MismatchedTensors = None,
-    memory: opt.Memory = "192MiB",
-    workers: opt.Workers = None,
-    json: opt.Json = False,
-    quiet: opt.Quiet = False,
-    verbose: opt.Verbose = False,
+    study: _studies.Study,
 ) -> None:
     """Scores over the plane through three checkpoints, and along the lines between them.
 
@@ -58,38 +43,28 @@ def landscape(
     """
     with _signals.loading():
         from stockpot import report, soups
-        from stockpot.evaluate import Options
 
     through = _plane(plane)
-    _studies.require_places(html, json_out, folder=figures)
-    if html is not None or figures is not None:
-        report.require_drawing()
-    _studies.warn_direction(select, quiet)
-    same = _studies.correspondence(only, exclude, rename, missing, mismatch)
-    options = Options(limit, batch, device, precision, seed, timeout)
-    with _studies.running(
-        "landscape", options, cache=cache, memory=memory, workers=workers, twice=check_evaluator, quiet=quiet
-    ) as running:
+    _ready(study, select, html, figures)
+    with study.running("landscape") as running:
         found = soups.landscape(
             models, evaluate, base=base, centre=centre, select=select, grid=grid, margin=margin, steps=steps,
-            through=through, correspondence=same, running=running,
+            through=through, correspondence=study.correspondence(), running=running,
         )  # fmt: skip
-    _studies.write_json(json_out, found.data())
+    _studies.write_json(study.json_out, found.data())
     if html is not None:
         _studies.write_text(html, report.landscape_page(found))
     if figures is not None:
         report.save_pictures(report.landscape_pictures(found), figures)
-    if json:
-        _output.print_object("landscape", "done", found.warnings, found.data())
-    else:
-        _output.print_table(report.landscape_table(found))
-        for line in report.landscape_summary(found):
-            print(line)
-    _output.print_warnings(found.warnings, quiet)
-    _studies.say_counts(found.evaluated, found.known, quiet)
+    shown = None if study.json else report.landscape_table(found)
+    counts = found.evaluated, found.known
+    lines = report.landscape_summary(found)
+    study.finish("landscape", found.data(), shown, lines, warnings=found.warnings, counts=counts)
 
 
+@_studies.with_study
 def barrier(
+    *,
     models: Annotated[list[str], typer.Argument(metavar="MODEL...", help="Models: folders, files or Hub ids.")],
     evaluate: opt.Evaluate,
     select: opt.Select = None,
@@ -97,25 +72,7 @@ def barrier(
     steps: _Steps = 11,
     html: opt.Html = None,
     figures: opt.Figures = None,
-    json_out: opt.JsonOut = None,
-    cache: opt.Cache = None,
-    limit: opt.Limit = None,
-    batch: opt.Batch = None,
-    device: opt.EvaluatorDevice = None,
-    precision: opt.Precision = None,
-    seed: opt.Seed = None,
-    timeout: opt.Timeout = None,
-    check_evaluator: opt.CheckEvaluator = False,
-    only: opt.Only = None,
-    exclude: opt.Exclude = None,
-    rename: opt.Rename = None,
-    missing: opt.MissingTensors = None,
-    mismatch: opt.MismatchedTensors = None,
-    memory: opt.Memory = "192MiB",
-    workers: opt.Workers = None,
-    json: opt.Json = False,
-    quiet: opt.Quiet = False,
-    verbose: opt.Verbose = False,
+    study: _studies.Study,
 ) -> None:
     """Scores along the lines between all pairs of models: barriers, and whether the middle is better than the ends.
 
@@ -123,33 +80,32 @@ def barrier(
     """
     with _signals.loading():
         from stockpot import report, soups
-        from stockpot.evaluate import Options
 
-    _studies.require_places(html, json_out, folder=figures)
-    if html is not None or figures is not None:
-        report.require_drawing()
-    _studies.warn_direction(select, quiet)
-    same = _studies.correspondence(only, exclude, rename, missing, mismatch)
-    options = Options(limit, batch, device, precision, seed, timeout)
-    with _studies.running(
-        "barrier", options, cache=cache, memory=memory, workers=workers, twice=check_evaluator, quiet=quiet
-    ) as running:
+    _ready(study, select, html, figures)
+    with study.running("barrier") as running:
         found = soups.barrier(
-            models, evaluate, base=base, select=select, steps=steps, correspondence=same, running=running
-        )
-    _studies.write_json(json_out, found.data())
+            models, evaluate, base=base, select=select, steps=steps, correspondence=study.correspondence(),
+            running=running,
+        )  # fmt: skip
+    _studies.write_json(study.json_out, found.data())
     if html is not None:
         _studies.write_text(html, report.barrier_page(found))
     if figures is not None:
         report.save_pictures(report.barrier_pictures(found), figures)
-    if json:
-        _output.print_object("barrier", "done", found.warnings, found.data())
-    else:
-        _output.print_table(report.barrier_table(found))
-        for line in report.barrier_summary(found):
-            print(line)
-    _output.print_warnings(found.warnings, quiet)
-    _studies.say_counts(found.evaluated, found.known, quiet)
+    shown = None if study.json else report.barrier_table(found)
+    counts = found.evaluated, found.known
+    lines = report.barrier_summary(found)
+    study.finish("barrier", found.data(), shown, lines, warnings=found.warnings, counts=counts)
+
+
+def _ready(study: _studies.Study, select: str | None, html: Path | None, figures: Path | None) -> None:
+    """What can be told before anything is evaluated."""
+    from stockpot import report
+
+    _studies.require_places(html, study.json_out, folder=figures)
+    if html is not None or figures is not None:
+        report.require_drawing()
+    study.warn_direction(select)
 
 
 def _plane(text: str | None) -> Any:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from dataclasses import replace
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -15,7 +14,9 @@ from stockpot.cli import _output, _signals, _studies
 KINDS = ("uniform", "greedy", "learned")
 
 
+@_studies.with_study
 def soup(
+    *,
     kind: Annotated[str, typer.Argument(metavar="uniform|greedy|learned", help="How to choose.")],
     models: Annotated[list[str], typer.Argument(metavar="MODEL...", help="Models: folders, files or Hub ids.")],
     out: Annotated[Path, typer.Option("--out", metavar="OUT", help="Folder or file to write the soup to.")],
@@ -61,27 +62,9 @@ def soup(
     ] = None,
     html: opt.Html = None,
     figures: opt.Figures = None,
-    json_out: opt.JsonOut = None,
-    cache: opt.Cache = None,
-    limit: opt.Limit = None,
-    batch: opt.Batch = None,
-    device: opt.EvaluatorDevice = None,
-    precision: opt.Precision = None,
-    seed: opt.Seed = None,
-    timeout: opt.Timeout = None,
-    check_evaluator: opt.CheckEvaluator = False,
-    only: opt.Only = None,
-    exclude: opt.Exclude = None,
-    rename: opt.Rename = None,
-    missing: opt.MissingTensors = None,
-    mismatch: opt.MismatchedTensors = None,
     dtype: opt.Dtype = None,
-    memory: opt.Memory = "192MiB",
-    workers: opt.Workers = None,
-    overwrite: Annotated[bool, typer.Option("--overwrite", help="Replace an earlier output of stockpot.")] = False,
-    json: opt.Json = False,
-    quiet: opt.Quiet = False,
-    verbose: opt.Verbose = False,
+    overwrite: opt.Overwrite = False,
+    study: _studies.Study,
 ) -> None:
     """One model out of many, mixed as your own evaluation says.
 
@@ -89,7 +72,6 @@ def soup(
     """
     with _signals.loading():
         from stockpot import report, soups
-        from stockpot.evaluate import Options
 
     if kind not in KINDS:
         raise errors.unknown_name("kind of soup", kind, KINDS)
@@ -97,59 +79,37 @@ def soup(
         raise errors.UsageError(f"a {kind} soup is chosen by evaluation", remedy="give --evaluate")
     if jobs < 1:
         raise errors.ParameterError("processes", expected="1 or more", got=jobs)
-    _studies.require_places(html, json_out, folder=figures)
+    _studies.require_places(html, study.json_out, folder=figures)
     if html is not None or figures is not None:
         report.require_drawing()
-    _studies.warn_direction(select, quiet)
+    study.warn_direction(select)
     words: Any = {"order": order}  # the rules check it
     rules = soups.Rules(
-        accept_ties=not reject_ties, least_gain=least_gain, most=most, prune=prune, seed=seed or 0, **words
+        accept_ties=not reject_ties, least_gain=least_gain, most=most, prune=prune, seed=study.seed or 0, **words
     )
-    same = _studies.correspondence(only, exclude, rename, missing, mismatch, dtype)
-    learning = (
-        soups.Learning(
-            by_layer=by_layer,
-            free=free,
-            temperature=not no_temperature,
-            epochs=epochs,
-            rate=rate,
-            accumulate=accumulate,
-        )
-        if kind == "learned"
-        else None
-    )
-    options = Options(limit, batch, device, precision, None, timeout)
-    with _studies.running(
-        f"{kind} soup", options, cache=cache, memory=memory, workers=workers, twice=check_evaluator, quiet=quiet
-    ) as running:
+    with study.running(f"{kind} soup", with_seed=False) as running:
         shared: Any = {
             "base": base, "out": out, "select": select, "test": test, "overwrite": overwrite,
-            "correspondence": same, "running": running,
+            "correspondence": study.correspondence(dtype), "running": running,
         }  # fmt: skip
         if kind == "uniform":
             found = soups.uniform(models, evaluate=evaluate, **shared)
-        elif kind == "learned":
-            assert evaluate is not None
-            found = soups.learned(
-                models, evaluate, learn=learn, learning=learning, **{**shared, "running": replace(running, seed=seed)}
-            )
+        elif kind == "greedy":
+            found = soups.greedy(models, evaluate or "", rules=rules, jobs=jobs, **shared)
         else:
-            assert evaluate is not None
-            found = soups.greedy(models, evaluate, rules=rules, jobs=jobs, **shared)
-    _studies.write_json(json_out, found.data())
+            learning = soups.Learning(
+                by_layer=by_layer, free=free, temperature=not no_temperature, epochs=epochs, rate=rate,
+                accumulate=accumulate,
+            )  # fmt: skip
+            found = soups.learned(models, evaluate or "", learn=learn, learning=learning, **shared)
+    _studies.write_json(study.json_out, found.data())
     if html is not None:
         _studies.write_text(html, report.soup_page(found, against))
     if figures is not None:
         report.save_pictures(report.soup_pictures(found, against), figures)
-    if json:
-        content = {**found.data(), "out": str(found.out), "evaluated": found.evaluated, "known": found.known}
-        _output.print_object("soup", "done", found.warnings, content)
-    else:
-        if found.metric is not None:
-            _output.print_table(report.soup_table(found))
-        for line in report.soup_summary(found):
-            print(line)
-    _output.print_warnings(found.warnings, quiet)
-    if found.metric is not None:
-        _studies.say_counts(found.evaluated, found.known, quiet)
-    _output.say(f"stockpot: written to {found.out}", quiet)
+    content = {**found.data(), "out": str(found.out), "evaluated": found.evaluated, "known": found.known}
+    scored = found.metric is not None
+    shown = report.soup_table(found) if scored and not study.json else None
+    counts = (found.evaluated, found.known) if scored else None
+    study.finish("soup", content, shown, report.soup_summary(found), warnings=found.warnings, counts=counts)
+    _output.say(f"stockpot: written to {found.out}", study.quiet)

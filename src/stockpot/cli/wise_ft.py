@@ -15,7 +15,9 @@ from stockpot.cli import _output, _signals, _studies
 MOST_ALPHAS = 10_001
 
 
+@_studies.with_study
 def wise_ft(
+    *,
     zero_shot: Annotated[str, typer.Argument(metavar="ZERO_SHOT", help="The model before fine-tuning.")],
     fine_tuned: Annotated[str, typer.Argument(metavar="FINE_TUNED", help="The model after it.")],
     evaluate: opt.Evaluate,
@@ -24,27 +26,9 @@ def wise_ft(
         str, typer.Option("--alphas", metavar="A:B:STEP|A,B,...", help="Shares of the fine-tuned model.")
     ] = "0:1:0.1",
     out: Annotated[Path | None, typer.Option("--out", metavar="OUT", help="Where to write the best.")] = None,
-    json_out: opt.JsonOut = None,
-    cache: opt.Cache = None,
-    limit: opt.Limit = None,
-    batch: opt.Batch = None,
-    device: opt.EvaluatorDevice = None,
-    precision: opt.Precision = None,
-    seed: opt.Seed = None,
-    timeout: opt.Timeout = None,
-    check_evaluator: opt.CheckEvaluator = False,
-    only: opt.Only = None,
-    exclude: opt.Exclude = None,
-    rename: opt.Rename = None,
-    missing: opt.MissingTensors = None,
-    mismatch: opt.MismatchedTensors = None,
     dtype: opt.Dtype = None,
-    memory: opt.Memory = "192MiB",
-    workers: opt.Workers = None,
-    overwrite: Annotated[bool, typer.Option("--overwrite", help="Replace an earlier output of stockpot.")] = False,
-    json: opt.Json = False,
-    quiet: opt.Quiet = False,
-    verbose: opt.Verbose = False,
+    overwrite: opt.Overwrite = False,
+    study: _studies.Study,
 ) -> None:
     """Score mixtures between a zero-shot and a fine-tuned model, and take the best.
 
@@ -52,35 +36,23 @@ def wise_ft(
     """
     with _signals.loading():
         from stockpot import report, soups
-        from stockpot.evaluate import Options
 
     places = parse_alphas(alphas)
-    _studies.require_places(json_out)
-    _studies.warn_direction(select, quiet)
-    same = _studies.correspondence(only, exclude, rename, missing, mismatch, dtype)
-    options = Options(limit, batch, device, precision, seed, timeout)
-    with _studies.running(
-        "wise-ft", options, cache=cache, memory=memory, workers=workers, twice=check_evaluator, quiet=quiet
-    ) as running:
+    _studies.require_places(study.json_out)
+    study.warn_direction(select)
+    with study.running("wise-ft") as running:
         found = soups.wise_ft(
             zero_shot, fine_tuned, evaluate, alphas=places, select=select, out=out, overwrite=overwrite,
-            correspondence=same, running=running,
+            correspondence=study.correspondence(dtype), running=running,
         )  # fmt: skip
-    _studies.write_json(json_out, found.data())
-    if json:
-        content = {
-            **found.data(), "out": None if found.out is None else str(found.out),
-            "evaluated": found.evaluated, "known": found.known,
-        }  # fmt: skip
-        _output.print_object("wise-ft", "done", found.warnings, content)
-    else:
-        _output.print_table(report.sweep_table(found))
-        for line in report.sweep_summary(found):
-            print(line)
-    _output.print_warnings(found.warnings, quiet)
-    _studies.say_counts(found.evaluated, found.known, quiet)
+    _studies.write_json(study.json_out, found.data())
+    written = None if found.out is None else str(found.out)
+    content = {**found.data(), "out": written, "evaluated": found.evaluated, "known": found.known}
+    shown = None if study.json else report.sweep_table(found)
+    counts = found.evaluated, found.known
+    study.finish("wise-ft", content, shown, report.sweep_summary(found), warnings=found.warnings, counts=counts)
     if found.out is not None:
-        _output.say(f"stockpot: written to {found.out}", quiet)
+        _output.say(f"stockpot: written to {found.out}", study.quiet)
 
 
 def parse_alphas(text: str) -> tuple[float, ...]:
