@@ -103,6 +103,13 @@ def test_wise_ft_evaluate_ensemble(program: Program, kitchen: Kitchen, judge: Ju
         (["soup", "greedy", "a", "b", "--evaluate", "EVAL", "--most", "0"], "parameter", ["members at most"]),
         (["soup", "learned", "a", "b", "--evaluate", "EVAL", "--epochs", "0"], "parameter", ["epochs"]),
         (["soup", "learned", "a", "b", "--evaluate", "EVAL"], "usage", ["has no batches"]),
+        (["soup", "uniform", "a", "b", "--select", "loss:min"], "usage", ["nothing is evaluated"]),
+        (["soup", "greedy", "a", "b", "--evaluate", "EVAL", "--html", "out"], "output", ["two outputs at one place"]),
+        (
+            ["ensemble", "a", "b", "--evaluate", "EVAL", "--select", "acuracy"],
+            "unknown_name",
+            ["did you mean accuracy"],
+        ),
         (["soup", "greedy", "a", "a", "--evaluate", "EVAL"], "usage", ["twice"]),
         (["soup", "greedy", "a", "nowhere", "--evaluate", "EVAL"], "not_found", ["nowhere"]),
         (["soup", "uniform", "a", "b", "--test", "EVAL"], "usage", ["give --evaluate too"]),
@@ -116,7 +123,8 @@ def test_refusals(
 ) -> None:
     """Exit 2, one line, nothing written, nothing evaluated."""
     line = [judge("one") if word == "EVAL" else word for word in words]
-    program.refuses(*line, "--out", kitchen.out, kind=kind, says=says, command=words[0])
+    place = [] if words[0] == "ensemble" else ["--out", kitchen.out]
+    program.refuses(*line, *place, kind=kind, says=says, command=words[0])
     assert judge.asked == 0
 
 

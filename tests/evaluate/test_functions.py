@@ -27,6 +27,11 @@ def fails(weights): raise ValueError("no such column: label")
 def leaves(weights): raise SystemExit(3)
 def slow(weights):
     while True: pass
+def swallows_once(weights):
+    try:
+        while True: pass
+    except Exception: pass
+    while True: pass
 class Judge:
     @staticmethod
     def of(weights): return beside.VALUE
@@ -109,6 +114,8 @@ def test_hanging(file: Path) -> None:
     begun = time.monotonic()
     with pytest.raises(errors.EvaluatorError, match=r"took too long; expected at most 0.2 s"):
         load_evaluator("my_eval:slow", Options(timeout=0.2)).evaluate({})
+    with pytest.raises(errors.EvaluatorError, match=r"took too long"):
+        load_evaluator("my_eval:swallows_once", Options(timeout=0.2)).evaluate({})
     assert time.monotonic() - begun < 30  # far more than the alarm, far less than for ever
 
 

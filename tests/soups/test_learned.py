@@ -254,7 +254,7 @@ def test_what_cannot_be_learned(tmp_path: Path) -> None:
         learned(models, lambda weights: 0.0)
     with pytest.raises(errors.UsageError, match="command: gives no gradients"):
         learned(models, "command:true {checkpoint}")
-    for wrong in ({"epochs": 0}, {"rate": -1.0}, {"accumulate": 0}):
+    for wrong in ({"epochs": 0}, {"rate": -1.0}, {"rate": float("inf")}, {"accumulate": 0}):
         with pytest.raises(errors.ParameterError):
             Learning(**wrong)  # type: ignore[arg-type]  # values of several types
 
@@ -264,6 +264,20 @@ def test_what_cannot_be_learned(tmp_path: Path) -> None:
 
     with pytest.raises(errors.EvaluatorError, match="loss of the mixture is not finite"):
         learned(models, Task().evaluate, learn=Bad())
+
+    class Detached(Task):
+        def logits(self, weights: State, inputs: Tensor, folder: Path | None = None) -> Tensor:
+            return super().logits({name: tensor.detach() for name, tensor in weights.items()}, inputs, folder)
+
+    with pytest.raises(errors.EvaluatorError, match="no gradient reaches the weights"):
+        learned(models, Task().evaluate, learn=Detached())
+
+    class Raises(Task):
+        def logits(self, weights: State, inputs: Tensor, folder: Path | None = None) -> Tensor:
+            raise KeyError("pixels")
+
+    with pytest.raises(errors.EvaluatorError, match=r"task to learn on failed .KeyError: 'pixels'"):
+        learned(models, Task().evaluate, learn=Raises())
 
     class Empty(Task):
         def batches(self, epoch: int, folder: Path | None = None) -> Iterator[tuple[Tensor, Tensor]]:

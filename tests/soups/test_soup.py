@@ -14,7 +14,7 @@ from tests.oracles import soups as oracle
 
 import stockpot
 from stockpot import errors
-from stockpot.soups import Rules, Running, ensemble, evaluate_models, greedy, uniform, wise_ft
+from stockpot.soups import Correspondence, Rules, Running, ensemble, evaluate_models, greedy, uniform, wise_ft
 
 from ._bowl import Bowl, flat, state
 
@@ -307,3 +307,65 @@ def test_ensembles_need_logits_and_labels_of_the_same_examples(evaluate: Callabl
     """One line each."""
     with pytest.raises(errors.EvaluatorError, match=says):
         ensemble(MODELS[:2], evaluate)
+
+
+def test_functions_of_one_maker_are_two(tmp_path: Path) -> None:
+    """Evaluators told apart by the name that was typed, not by how their function calls itself."""
+    code = "def make(k):\n    def evaluate(weights): return float(k)\n    return evaluate\n"
+    code += "held, other = make(1), make(2)\n"
+    (tmp_path / "made.py").write_text(code)
+    running = Running(tmp_path / "cache")
+    found = greedy(MODELS[:2], f"{tmp_path}/made.py:held", test=f"{tmp_path}/made.py:other", running=running)
+    assert {one.tested["score"] for one in found.candidates if one.tested} == {2.0}
+
+
+@pytest.mark.parametrize("suffix", [".pt", ".safetensors"])
+def test_candidates_on_disk_have_the_models_form(suffix: str, tmp_path: Path) -> None:
+    """Files where the models are files."""
+    paths = []
+    for number, model in enumerate(MODELS[:3]):
+        paths.append(tmp_path / f"m{number}{suffix}")
+        (torch.save if suffix == ".pt" else save_file)(model, paths[-1])
+    seen: list[Path] = []
+
+    def evaluate(checkpoint: Path) -> float:
+        seen.append(checkpoint)
+        state = torch.load(checkpoint, weights_only=True) if suffix == ".pt" else load_file(checkpoint)
+        return -float(state["layer.0.bias"].norm())
+
+    greedy(paths, evaluate)
+    assert len(seen) == 5
+    assert {path.suffix for path in seen} == {suffix}
+    assert not any(path.exists() for path in seen[3:])
+
+
+def test_one_place_by_two_names(tmp_path: Path) -> None:
+    """A trailing slash or a detour is the same model."""
+    paths = saved(tmp_path, {"a": MODELS[0], "b": MODELS[1]})
+    for other in (paths["a"] + "/", f"{tmp_path}/b/../a"):
+        with pytest.raises(errors.UsageError, match="twice"):
+            uniform([paths["a"], other])
+
+
+def test_jobs_number_models_as_the_user_does(tmp_path: Path) -> None:
+    """A rename of the second model is that of the second model in every process."""
+    other = {f"net.{name}": tensor for name, tensor in MODELS[1].items()}
+    paths = saved(tmp_path / "models", {"a": MODELS[0], "b": other, "c": MODELS[2]})
+    (tmp_path / "judge.py").write_text("def norm(weights): return -float(weights['layer.0.bias'].norm())\n")
+    same = Correspondence(rename=[r"2:net\.(.*)=\1"])
+    found = greedy(
+        list(paths.values()),
+        f"{tmp_path}/judge.py:norm",
+        jobs=2,
+        correspondence=same,
+        running=Running(tmp_path / "cache"),
+    )
+    assert found.known == 3
+
+
+def test_a_process_that_dies(tmp_path: Path) -> None:
+    """Told as what it is."""
+    paths = saved(tmp_path / "models", {"a": MODELS[0], "b": MODELS[1]})
+    (tmp_path / "judge.py").write_text("import os\ndef dies(weights): os._exit(7)\n")
+    with pytest.raises(errors.EvaluatorError, match="a process that scored models has died"):
+        greedy(list(paths.values()), f"{tmp_path}/judge.py:dies", jobs=2, running=Running(tmp_path / "cache"))

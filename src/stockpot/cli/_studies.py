@@ -51,6 +51,14 @@ def require_places(*files: Path | None, folder: Path | None = None) -> None:
             raise errors.OutputError("no right to write there", file=str(path), remedy="give another place")
 
 
+def require_apart(*places: Path | None) -> None:
+    """No two outputs at one place."""
+    given = [path.absolute() for path in places if path is not None]
+    twice = next((path for number, path in enumerate(given) if path in given[:number]), None)
+    if twice is not None:
+        raise errors.OutputError("two outputs at one place", file=str(twice), remedy="give each its own")
+
+
 def write_text(path: Path | None, text: str) -> None:
     """A file that was asked for."""
     if path is None:

@@ -77,17 +77,22 @@ def soup(
         raise errors.unknown_name("kind of soup", kind, KINDS)
     if kind != "uniform" and evaluate is None:
         raise errors.UsageError(f"a {kind} soup is chosen by evaluation", remedy="give --evaluate")
+    if evaluate is None and any(given is not None for given in (select, study.limit, html, figures, against)):
+        raise errors.UsageError(
+            "nothing is evaluated", expected="--evaluate beside --select, --limit, --html and their like"
+        )
     if jobs < 1:
         raise errors.ParameterError("processes", expected="1 or more", got=jobs)
     _studies.require_places(html, study.json_out, folder=figures)
     if html is not None or figures is not None:
         report.require_drawing()
+    _studies.require_apart(out, html, study.json_out, figures)
     study.warn_direction(select)
     words: Any = {"order": order}  # the rules check it
     rules = soups.Rules(
         accept_ties=not reject_ties, least_gain=least_gain, most=most, prune=prune, seed=study.seed or 0, **words
     )
-    with study.running(f"{kind} soup", with_seed=False) as running:
+    with study.running(f"{kind} soup", with_seed=kind != "learned" and order != "random") as running:
         shared: Any = {
             "base": base, "out": out, "select": select, "test": test, "overwrite": overwrite,
             "correspondence": study.correspondence(dtype), "running": running,

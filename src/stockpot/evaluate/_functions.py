@@ -45,7 +45,8 @@ class FunctionEvaluator:
             return None
         function = self.function
         name = getattr(function, "__qualname__", type(function).__qualname__)
-        return {"form": "function", "function": name, "source": self.source, "options": dict(self.options)}
+        typed = self.name.rpartition(":")[2]  # several may be made by one function
+        return {"form": "function", "function": [typed, name], "source": self.source, "options": dict(self.options)}
 
     def evaluate(self, model: dict[str, Any] | Path, folder: Path | None = None) -> Scores:
         try:

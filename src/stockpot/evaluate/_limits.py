@@ -10,6 +10,9 @@ from types import FrameType
 
 from stockpot import errors
 
+REPEAT_SECONDS = 0.5
+"""The alarm rings on: an evaluator may swallow an exception, but hardly all of them."""
+
 
 @contextmanager
 def time_limit(seconds: float | None) -> Iterator[None]:
@@ -26,7 +29,7 @@ def time_limit(seconds: float | None) -> Iterator[None]:
         )
 
     before = signal.signal(signal.SIGALRM, ring)
-    signal.setitimer(signal.ITIMER_REAL, seconds)
+    signal.setitimer(signal.ITIMER_REAL, seconds, REPEAT_SECONDS)
     try:
         yield
     finally:

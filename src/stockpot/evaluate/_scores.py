@@ -47,6 +47,10 @@ def scores_of(result: object, evaluator: str) -> Scores:
     labels = _array(result.get("labels"), "labels", 1, np.int64, evaluator)
     if logits is not None and labels is not None and len(logits) != len(labels):
         raise _wrong(evaluator, f"a label for each of {len(logits)} rows of logits", f"{len(labels)} labels")
+    if logits is not None and not (logits.size and np.isfinite(logits).all()):
+        raise _wrong(evaluator, "finite logits of some examples", f"shape {logits.shape}")
+    if logits is not None and labels is not None and not (labels.min() >= 0 and labels.max() < logits.shape[1]):
+        raise _wrong(evaluator, f"labels from 0 to {logits.shape[1] - 1}", f"{labels.min()} to {labels.max()}")
     return Scores(values, logits, labels)
 
 

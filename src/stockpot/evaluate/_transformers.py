@@ -85,7 +85,12 @@ def placed(model: Any, device: str | None, precision: str | None) -> Any:
         if precision not in PRECISIONS:
             raise errors.unknown_name("precision", precision, PRECISIONS)
         model = model.to(PRECISIONS[precision])
-    return model.to(device or "cpu")
+    try:
+        return model.to(device or "cpu")
+    except (RuntimeError, AssertionError) as error:
+        raise errors.UsageError(
+            f"the device cannot be used ({str(error).splitlines()[0]:.120})", got=device, remedy="--device cpu"
+        ) from None
 
 
 def let_go(model: Any) -> None:

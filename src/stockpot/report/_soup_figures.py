@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
+from stockpot import errors
 from stockpot.report._drawing import BLUE, GREEN, GREY, INK, ORANGE, RED, Data, Picture, blank
 from stockpot.report._names import brief, more_is_better
 from stockpot.report._soup import KINDS, soup_names
@@ -29,7 +30,9 @@ def soup_pictures(found: Soup, against: str | None = None) -> list[Picture]:
     if found.metric is None:
         return []
     others = [name for name in found.candidates[0].scores if name != found.metric]
-    second = against if against in others else (others[0] if others else None)
+    if against is not None and against not in others:
+        raise errors.unknown_name("second metric", against, others)
+    second = against or (others[0] if others else None)
     words = f"held-out {found.metric} ({more_is_better(found.direction)})"
     pictures = [
         Picture(

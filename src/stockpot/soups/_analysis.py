@@ -38,7 +38,11 @@ def calibration_error(logits: Any, labels: Any, bins: int = 15) -> float:
     >>> calibration_error([[0.0, 40.0], [0.0, 40.0]], [1, 0], bins=1)
     0.5
     """
+    if bins < 1:
+        raise errors.ParameterError("bins of a calibration error", expected="1 or more", got=bins)
     probabilities = np.exp(log_softmax(np.asarray(logits, dtype=np.float64)))
+    if not len(probabilities):
+        raise errors.UsageError("there are no examples to be calibrated on")
     confidence = probabilities.max(axis=1)
     right = (probabilities.argmax(axis=1) == np.asarray(labels)).astype(np.float64)
     order = np.argsort(confidence, kind="stable")

@@ -17,6 +17,8 @@ from stockpot.soups._ingredients import Correspondence, Ingredients, Model
 from stockpot.soups._lines import plain
 from stockpot.soups._running import Evaluation, Running
 
+METRICS = ("accuracy", "loss", "calibration")
+
 
 @dataclass(frozen=True)
 class Predictor:
@@ -88,7 +90,7 @@ def ensemble(
     et al., arXiv 2203.05482.
     """
     running = running or Running()
-    selection = Selection.parse(select or "accuracy")
+    selection = Selection.parse(select or "accuracy").among(METRICS)
     ingredients = Ingredients.open(models, base, correspondence)
     scorer = running.scorer(ingredients, evaluate, with_logits=True)
     everyone = tuple(range(len(ingredients.models)))

@@ -54,7 +54,8 @@ class Ingredients:
             raise errors.UsageError("there are no models", expected="at least one", got=0)
         sources: dict[str, Source] = {}
         names = [_opened(model, f"model {number}", sources) for number, model in enumerate(models, start=1)]
-        twice = next((name for place, name in enumerate(names) if name in names[:place]), None)
+        places = [str(Path(name).resolve()) if Path(name).exists() else name for name in names]
+        twice = next((names[place] for place, one in enumerate(places) if one in places[:place]), None)
         if twice is not None:
             raise errors.UsageError("a model stands twice in the list", file=twice, remedy="leave one out")
         found = None if base is None else _opened(base, "base", sources)

@@ -50,7 +50,7 @@ class Learning:
 
     def __post_init__(self) -> None:
         for name, value in {"epochs": self.epochs, "accumulate": self.accumulate, "rate": self.rate}.items():
-            if value is not None and not value > 0:
+            if value is not None and not 0 < value < math.inf:
                 raise errors.ParameterError(f"{name} of a learned soup", expected="more than 0", got=value)
 
 
@@ -134,10 +134,16 @@ def learned(
     weights = dict(enumerate(mean.tolist()))
     candidates.append(study.candidate("learned soup", "learned", weights, recipe))
     notes = [
-        f"held-out loss {found.losses[0]:.4g} of the uniform soup, {found.losses[-1]:.4g} at the last of "
-        f"{len(found.losses)} steps; inverse temperature {found.temperature:.4g}",
+        f"loss on the batches of the first step {found.losses[0]:.4g}, of the last ({len(found.losses)}) "
+        f"{found.losses[-1]:.4g}; inverse temperature {found.temperature:.4g}",
         found.estimate.line() if found.estimate is not None else "continued from an earlier run",
     ]
+    last = study.gain(candidates[-1])
+    if better := [one.label for one in candidates[:-1] if study.gain(one) > last]:
+        notes.append(
+            f"{len(better)} others score better than the learned soup ({', '.join(better[:3])}): more epochs, "
+            "another rate, or fewer models"
+        )
     return study.finish("learned", weights, (), candidates, out, overwrite, notes, recipe=recipe)
 
 
@@ -254,10 +260,24 @@ class _Descent:
         examples = sum(len(labels) for _, labels in chunk)
         total = 0.0
         for inputs, labels in chunk:
-            logits = self.learner.logits(self.leaves, inputs, self.folder)
-            loss = F.cross_entropy(self.temperature.to(logits) * logits, labels.to(logits.device), reduction="sum")
-            (loss / examples).backward()
+            try:
+                logits = self.learner.logits(self.leaves, inputs, self.folder)
+                goal = labels.to(logits.device)
+                loss = F.cross_entropy(self.temperature.to(logits) * logits, goal, reduction="sum")
+                (loss / examples).backward()
+            except errors.StockpotError:
+                raise
+            except Exception as error:
+                said = f"{type(error).__name__}: {error}".rstrip(": ")
+                raise errors.EvaluatorError(
+                    f"the task to learn on failed ({said:.300})", remedy="-v shows where"
+                ) from error
             total += loss.item()
+        if all(self.leaves[name].grad is None for name in self.names):
+            raise errors.EvaluatorError(
+                "no gradient reaches the weights", expected="logits computed from the weights that are given",
+                remedy="torch.func.functional_call(model, weights, ...) instead of load_state_dict",
+            )  # fmt: skip
         if not math.isfinite(total):
             raise errors.EvaluatorError(
                 "the loss of the mixture is not finite",
@@ -324,7 +344,8 @@ class _Descent:
         read, batch_seconds = marks[1] - marks[0] + marks[3] - marks[2], marks[2] - marks[1]
         wanted = math.ceil(read * (1.0 - READING_SHARE) / READING_SHARE / max(batch_seconds, 1e-9))
         size = 2 * sum(sum(info.nbytes for info in source.tensors.values()) for source in self._models())
-        accumulate = min(max(wanted, 1), count) if self.accumulate is None else self.accumulate
+        wanted = 1 << (max(wanted, 1) - 1).bit_length()  # a power of two: the same on a machine that is a little slower
+        accumulate = min(wanted, count) if self.accumulate is None else self.accumulate
         return Estimate(read, batch_seconds, size, count, accumulate, self.how.epochs)
 
     def _models(self) -> Iterable[Source]:

@@ -120,7 +120,10 @@ class Scorer:
                 return self.evaluator.evaluate(source.folder or Path(source.files[0].path))
         folder = Path(tempfile.mkdtemp(prefix="stockpot-"))
         try:
-            out = folder / "candidate"
+            template = plan.template
+            one_file = template.folder is None and template.files
+            suffix = (".pt" if template.is_pickle else ".safetensors") if one_file else ""
+            out = folder / f"candidate{suffix}"  # a file where the models are files
             engine.write(self.live.plan(job.recipe, out))
             return self.evaluator.evaluate(out)
         finally:

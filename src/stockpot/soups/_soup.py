@@ -256,7 +256,7 @@ class Study:
 
     def why_one(self, steps: Sequence[Step], candidates: Sequence[Candidate]) -> list[str]:
         """Greedy kept one model: the barrier, and with a base the angle, between it and those that were tried."""
-        if any(step.drop for step in steps):
+        if any(step.drop for step in steps) or len(steps) < 2 or any(step.gain >= steps[0].gain for step in steps[1:]):
             return []
         best = steps[0].model
         angles = {}
@@ -269,12 +269,14 @@ class Study:
             depth = (self.gain(candidates[best]) + self.gain(candidates[step.model])) / 2.0 - step.gain
             pair = (min(best, step.model), max(best, step.model))
             angle = f", {angles[pair]:.0f} degrees apart" if pair in angles else ""
-            apart = f"a barrier of {depth:.4g}" if depth > 0 else "no barrier"
+            apart = (
+                f"a barrier of {depth:.4g}" if depth > 0 else "better than the two at the mean, but not than the best,"
+            )
             words.append(f"{self.ingredients.models[step.model]} ({apart} half-way{angle})")
         more = f" and {len(steps) - 4} more" if len(steps) > 4 else ""
         return [
             f"greedy kept {self.ingredients.models[best]} alone: no mean with another scores as well: "
-            f"{', '.join(words)}{more}; models beyond a barrier have left the basin"
+            f"{', '.join(words)}{more}"
         ]
 
     def finish(
