@@ -123,6 +123,10 @@ def test_a_learned_soup_killed_and_resumed(sweep: _sweep.Sweep, tmp_path: Path) 
     assert sum(found["weights"].values()) == pytest.approx(1.0)
     assert len(set(found["weights"].values())) == 6
     assert stockpot.verify(tmp_path / "soup", recompute=0.2).problems == ()
+    again = run(cache, "merge", tmp_path / "soup" / "stockpot_recipe.yaml", "--out", tmp_path / "again")
+    assert again.returncode == 0, again.stderr
+    weights = [(tmp_path / place / "model.safetensors").read_bytes() for place in ("soup", "again")]
+    assert weights[0] == weights[1]
     straight = run(tmp_path / "other.sqlite", *words[:-6], "--out", tmp_path / "straight", "--json")
     assert straight.returncode == 0, straight.stderr
     assert (tmp_path / "straight" / "model.safetensors").read_bytes() == (

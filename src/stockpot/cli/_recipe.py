@@ -8,7 +8,7 @@ from typing import Any
 import yaml
 
 from stockpot import errors
-from stockpot.recipe import ModelEntry, Recipe, build_recipe
+from stockpot.recipe import Recipe, build_recipe
 
 _POLICIES = ("only", "exclude", "rename", "missing", "mismatch", "template")
 
@@ -61,7 +61,7 @@ def _changed(recipe: Recipe, parameters: Mapping[str, Any], given: Mapping[str, 
         else:
             data["parameters"][name] = value
     data["models"] = [
-        ModelEntry(model=entry.model, parameters=own) for entry, own in zip(recipe.models, entries, strict=True)
+        entry.model_copy(update={"parameters": own}) for entry, own in zip(recipe.models, entries, strict=True)
     ]
     for key, value in given.items():
         if key == "dtype":
