@@ -38,6 +38,7 @@ format: $(STAMP)
 
 bench: $(STAMP)
 	$(BIN)/python -m benchmarks
+	$(BIN)/python -m benchmarks.soups
 
 docs: $(STAMP)
 	$(BIN)/python scripts/docs_pages.py

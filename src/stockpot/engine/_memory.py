@@ -9,6 +9,7 @@ from typing import Any
 
 import numpy as np
 import torch
+from numpy.typing import NDArray
 from torch import Tensor
 
 from stockpot import errors
@@ -83,10 +84,16 @@ class MemorySink:
         self._kept = kept or {}
         self._lock = threading.Lock()
 
+    def room(self, slot: Slot, offset: int, size: int) -> NDArray[np.uint8] | None:
+        """The tensor's own memory, made at its first bytes."""
+        flat: NDArray[np.uint8] = self._tensor(slot).view(-1).view(torch.uint8).numpy()
+        return flat[offset : offset + size]
+
     def write(self, slot: Slot, offset: int, data: memoryview) -> None:
-        """Into the tensor's memory, made at its first bytes. By numpy: torch would call threads of its own."""
-        flat = self._tensor(slot).view(-1).view(torch.uint8).numpy()
-        flat[offset : offset + len(data)] = np.frombuffer(data, dtype=np.uint8)
+        """Into the tensor's memory. By numpy: torch would call threads of its own."""
+        room = self.room(slot, offset, len(data))
+        assert room is not None
+        room[:] = np.frombuffer(data, dtype=np.uint8)
 
     def write_many(self, slots: Sequence[Slot], data: memoryview) -> None:
         """Each into its own."""

@@ -11,7 +11,9 @@ from collections import deque
 from collections.abc import Callable
 from dataclasses import dataclass, field
 
+import numpy as np
 import xxhash
+from numpy.typing import NDArray
 
 from stockpot.checkpoint import nbytes
 from stockpot.engine._align import Slot
@@ -75,6 +77,14 @@ class Output:
                 return self._free.pop()
             self._made += 1
         return Stage(self._device)
+
+    def room(self, number: int, offset: int, size: int) -> NDArray[np.uint8] | None:
+        """Where bytes of a tensor are to lie, if they can be made there; ``made`` follows."""
+        return self._sink.room(self._plan.slots[number], offset, size) if size else None
+
+    def made(self, number: int) -> None:
+        """Bytes were made in their ``room``."""
+        self._sink.finish(self._plan.slots[number], "")
 
     def give_back(self, stage: Stage) -> None:
         """Memory that nothing was put from."""

@@ -6,6 +6,7 @@ from collections.abc import Mapping, Sequence
 from typing import Protocol
 
 import numpy as np
+from numpy.typing import NDArray
 
 from stockpot.checkpoint import OutFile, Spec, Staging, nbytes
 from stockpot.engine._align import Slot
@@ -20,6 +21,9 @@ class Sink(Protocol):
     """
 
     in_memory: bool
+
+    def room(self, slot: Slot, offset: int, size: int) -> NDArray[np.uint8] | None:
+        """Where these bytes are to lie, to be made there; None where they must be written."""
 
     def write(self, slot: Slot, offset: int, data: memoryview) -> None:
         """Bytes of a tensor, from its byte ``offset`` on."""
@@ -44,6 +48,10 @@ class NullSink:
     """Keeps digests only (they are in the records), for ``verify --recompute``."""
 
     in_memory = False
+
+    def room(self, slot: Slot, offset: int, size: int) -> NDArray[np.uint8] | None:
+        """Nowhere."""
+        return None
 
     def write(self, slot: Slot, offset: int, data: memoryview) -> None:
         """Forget the bytes."""
@@ -100,6 +108,9 @@ class StagingSink:
         self._staging = staging
         self._places = places
         self._geometry = geometry
+
+    def room(self, slot: Slot, offset: int, size: int) -> NDArray[np.uint8] | None:
+        return None
 
     def write(self, slot: Slot, offset: int, data: memoryview) -> None:
         file, begin = self._places[slot.name]

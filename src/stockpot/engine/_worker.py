@@ -90,8 +90,9 @@ class Worker:
         """Copy bytes of the first source; the others must be equal to it."""
         size = task.stop - task.start
         first, *others = slot.sources
-        stage = self.run.output.stage()
-        kept = self.read_bytes(first, task.start, size, stage.data)
+        room = self.run.output.room(task.slot, task.start, size)
+        stage = self.run.output.stage() if room is None else None
+        kept = self.read_bytes(first, task.start, size, self.raw if stage is None else stage.data, room)
         for source in others:
             if not np.array_equal(kept, self.read_bytes(source, task.start, size, self.raw)):
                 raise errors.MismatchError(
@@ -105,11 +106,19 @@ class Worker:
             at = first_nonfinite(Row(TORCH_NAMES[slot.dtype], kept))
             if at >= 0:
                 raise self.nonfinite(slot, NonFiniteInputError(0, task.start // itemsize(slot.dtype) + at), 0)
-        self.run.output.put((task.slot,), task.start, kept.data, stage)
+        if room is None:
+            self.run.output.put((task.slot,), task.start, kept.data, stage)
+        else:
+            if kept.base is not room.base:  # a strided tensor was gathered elsewhere
+                room[:] = kept
+            self.run.output.made(task.slot)
         self.run.count_bytes(size * len(slot.sources), size * len(slot.sources))
 
-    def read_bytes(self, source: tuple[int, TensorInfo], start: int, size: int, room: Bytes) -> Bytes:
-        """Bytes of a source, in ``room`` where it is large enough."""
+    def read_bytes(
+        self, source: tuple[int, TensorInfo], start: int, size: int, room: Bytes, wanted: Bytes | None = None
+    ) -> Bytes:
+        """Bytes of a source, in ``room`` where it is large enough; in ``wanted`` where that is given."""
+        room = room if wanted is None else wanted
         number, info = source
         if info.strides is not None:
             return self.gather(source, start + size == info.size_bytes)[start : start + size]
@@ -279,10 +288,16 @@ class Worker:
     ) -> None:
         """Mix into the staging memory and hand it on."""
         size = nbytes(slot.dtype, (len(rows[0]),))
-        stage = self.run.output.stage()
-        fits = size <= STAGE_BYTES
-        kept = stage.data[:size] if fits else np.empty(size, dtype=np.uint8)
-        out = Row(TORCH_NAMES[slot.dtype], kept, stage.address if fits else 0)
+        offset = start * itemsize(slot.dtype)
+        room = self.run.output.room(number, offset, size)
+        stage = self.run.output.stage() if room is None else None
+        if room is not None:
+            kept, address = room, room.ctypes.data
+        elif stage is not None and size <= STAGE_BYTES:
+            kept, address = stage.data[:size], stage.address
+        else:
+            kept, address = np.empty(size, dtype=np.uint8), 0
+        out = Row(TORCH_NAMES[slot.dtype], kept, address)
         target = self.device.room(out)
         try:
             mix(rows, mixture.weights, target, columns=columns, pass_nonfinite=self.allow)
@@ -295,7 +310,10 @@ class Worker:
                 remedy="choose a wider --dtype",
             ) from None
         self.device.fetch(target, out)
-        self.run.output.put((number,), start * itemsize(slot.dtype), kept.data, stage)
+        if room is None:
+            self.run.output.put((number,), offset, kept.data, stage)
+        else:
+            self.run.output.made(number)
 
     def count(self, slot: Slot, task: Measure | Mix | Rows) -> None:
         """Progress of one piece."""
