@@ -145,9 +145,8 @@ def main() -> int:
     console = Console()
     for one in result["candidates"]:
         kept = "kept" if one["ratio_median"] <= one["limit"] else "NOT KEPT"
-        console.print(
-            f"{one['cache']} candidate of {one['members']}: {one['ratio_median']:.2f} x reading ({one['limit']}: {kept})"
-        )
+        what = f"{one['cache']} candidate of {one['members']}"
+        console.print(f"{what}: {one['ratio_median']:.2f} x reading ({one['limit']}: {kept})")
     peak = result["learned"]
     kept = "kept" if peak["peak_rss_bytes"] <= peak["limit"] else "NOT KEPT"
     console.print(
