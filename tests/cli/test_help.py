@@ -120,3 +120,16 @@ def test_methods_as_json(program: Program) -> None:
     (one,) = program.does("methods", "model_stock", "--json").data["methods"]
     assert one["base"] == "required"
     assert set(one["parameters"]) >= {"negative", "norms", "granularity"}
+
+
+def test_a_merge_loads_nothing_of_soups(kitchen: Kitchen) -> None:
+    """What only evaluations and pages need is not waited for."""
+    code = (
+        "import sys\n"
+        "from stockpot.cli import main\n"
+        f"assert main({[str(word) for word in kitchen.soup('--quiet')]!r}) == 0\n"
+        "heavy = ('sqlite3', 'stockpot.soups', 'stockpot.evaluate', 'matplotlib', 'torch')\n"
+        "print([name for name in heavy if name in sys.modules])\n"
+    )
+    found = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True, timeout=60)
+    assert found.stdout.strip() == "[]"

@@ -1,36 +1,43 @@
-"""Records -> people: sentences and tables; no arithmetic, no files."""
+"""Records -> people: sentences and tables; no arithmetic, no files.
 
-from stockpot.report._drawing import Picture, require_drawing, save_pictures
-from stockpot.report._geometry import geometry_findings, geometry_summary, geometry_table
-from stockpot.report._geometry_figures import geometry_pictures
-from stockpot.report._geometry_page import geometry_page
-from stockpot.report._landscape import barrier_summary, barrier_table, landscape_summary, landscape_table
-from stockpot.report._landscape_figures import barrier_pictures, landscape_pictures
-from stockpot.report._landscape_page import barrier_page, landscape_page
-from stockpot.report._soup import (
-    cache_table,
-    ensembles_summary,
-    ensembles_table,
-    evaluations_table,
-    plain_scores,
-    soup_summary,
-    soup_table,
-    sweep_summary,
-    sweep_table,
-)
-from stockpot.report._soup_figures import soup_pictures
-from stockpot.report._soup_page import soup_page
-from stockpot.report._tables import methods_table, plan_table
-from stockpot.report._text import human_bytes, merge_summary, method_page
+Loaded at first use: who merges does not wait for what soups and pages need.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from stockpot.report._drawing import Picture, require_drawing, save_pictures
+    from stockpot.report._geometry import geometry_findings, geometry_summary, geometry_table
+    from stockpot.report._geometry_figures import geometry_pictures
+    from stockpot.report._geometry_page import geometry_page
+    from stockpot.report._landscape import barrier_summary, barrier_table, landscape_summary, landscape_table
+    from stockpot.report._landscape_figures import barrier_pictures, landscape_pictures
+    from stockpot.report._landscape_page import barrier_page, landscape_page
+    from stockpot.report._soup import (
+        cache_table,
+        ensembles_summary,
+        ensembles_table,
+        evaluations_table,
+        plain_scores,
+        soup_summary,
+        soup_table,
+        sweep_summary,
+        sweep_table,
+    )
+    from stockpot.report._soup_figures import soup_pictures
+    from stockpot.report._soup_page import soup_page
+    from stockpot.report._tables import methods_table, plan_table
+    from stockpot.report._text import human_bytes, merge_summary, method_page
 
 __all__ = [
     "Picture",
     "barrier_page",
-    "cache_table",
-    "plain_scores",
     "barrier_pictures",
     "barrier_summary",
     "barrier_table",
+    "cache_table",
     "ensembles_summary",
     "ensembles_table",
     "evaluations_table",
@@ -47,6 +54,7 @@ __all__ = [
     "merge_summary",
     "method_page",
     "methods_table",
+    "plain_scores",
     "plan_table",
     "require_drawing",
     "save_pictures",
@@ -57,3 +65,46 @@ __all__ = [
     "sweep_summary",
     "sweep_table",
 ]
+
+_LATER = {
+    "Picture": "_drawing",
+    "barrier_page": "_landscape_page",
+    "barrier_pictures": "_landscape_figures",
+    "barrier_summary": "_landscape",
+    "barrier_table": "_landscape",
+    "cache_table": "_soup",
+    "ensembles_summary": "_soup",
+    "ensembles_table": "_soup",
+    "evaluations_table": "_soup",
+    "geometry_findings": "_geometry",
+    "geometry_page": "_geometry_page",
+    "geometry_pictures": "_geometry_figures",
+    "geometry_summary": "_geometry",
+    "geometry_table": "_geometry",
+    "human_bytes": "_text",
+    "landscape_page": "_landscape_page",
+    "landscape_pictures": "_landscape_figures",
+    "landscape_summary": "_landscape",
+    "landscape_table": "_landscape",
+    "merge_summary": "_text",
+    "method_page": "_text",
+    "methods_table": "_tables",
+    "plain_scores": "_soup",
+    "plan_table": "_tables",
+    "require_drawing": "_drawing",
+    "save_pictures": "_drawing",
+    "soup_page": "_soup_page",
+    "soup_pictures": "_soup_figures",
+    "soup_summary": "_soup",
+    "soup_table": "_soup",
+    "sweep_summary": "_soup",
+    "sweep_table": "_soup",
+}
+
+
+def __getattr__(name: str) -> Any:
+    if name not in _LATER:
+        raise AttributeError(f"module 'stockpot.report' has no attribute {name!r}")
+    import importlib
+
+    return getattr(importlib.import_module(f"stockpot.report.{_LATER[name]}"), name)
