@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 from collections.abc import Mapping, Sequence
 from pathlib import Path
+from typing import Any
 
 import pytest
 import safetensors.torch
@@ -33,12 +34,12 @@ def template(
     return open_checkpoint(folder)
 
 
-def plan(folder: Path, specs: Sequence[Spec] = SPECS, **options: object) -> Layout:
+def plan(folder: Path, specs: Sequence[Spec] = SPECS, **options: Any) -> Layout:
     """A layout after the template in a folder."""
     if not list(folder.iterdir()):
         template(folder)
-    given: Mapping[str, object] = {"shard_bytes": None, "single_file": False, "metadata": {"format": "pt"}, **options}
-    return plan_layout(specs, open_checkpoint(folder), **given)  # type: ignore[arg-type]  # options are of many types
+    given: Mapping[str, Any] = {"shard_bytes": None, "single_file": False, "metadata": {"format": "pt"}, **options}
+    return plan_layout(specs, open_checkpoint(folder), **given)
 
 
 def check(file: OutFile, specs: Mapping[str, Spec]) -> None:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import pytest
 import torch
 
@@ -13,9 +15,9 @@ def raw(tensor: torch.Tensor) -> bytes:
     return bytes(tensor.contiguous().flatten().view(torch.uint8).numpy())
 
 
-def decisions(data: dict[str, object]) -> dict[str, str]:
+def decisions(data: dict[str, Any]) -> dict[str, str]:
     """Tensor -> action of a result."""
-    return {entry["tensor"]: entry["action"] for entry in data["decisions"]}  # type: ignore[index, attr-defined]  # JSON
+    return {entry["tensor"]: entry["action"] for entry in data["decisions"]}
 
 
 @pytest.mark.parametrize(

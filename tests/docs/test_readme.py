@@ -5,6 +5,7 @@ from __future__ import annotations
 import re
 import shlex
 from pathlib import Path
+from typing import Any
 
 import pytest
 import safetensors.torch
@@ -68,9 +69,9 @@ def test_the_python_runs(folder: Path, capsys: pytest.CaptureFixture[str]) -> No
     """The Python shown runs as it stands."""
     merging, mixing = _blocks("python")
     model = torch.nn.Linear(2, 2)
-    names: dict[str, object] = {"first": model, "second": model}
+    names: dict[str, Any] = {"first": model, "second": model}
     exec(merging, names)
-    assert torch.equal(names["weights"]["weight"], model.weight)  # type: ignore[index]  # made by the code
+    assert torch.equal(names["weights"]["weight"], model.weight)
     exec(mixing, {"accuracy": lambda weights: -float(weights["layer.0.weight"].norm())})
     assert (folder / "soup-of-two" / "model.safetensors").is_file()
     assert "{" in capsys.readouterr().out

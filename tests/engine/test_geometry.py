@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -52,10 +53,10 @@ def saved(root: Path, made: list[State]) -> list[Path]:
     return paths
 
 
-def measured(root: Path, made: list[State], **options: object) -> Geometry:
+def measured(root: Path, made: list[State], **options: Any) -> Geometry:
     """Through files."""
     base, *models = saved(root, made)
-    found = stockpot.geometry(base=base, models=models, **options)  # type: ignore[arg-type]  # options are of many types
+    found = stockpot.geometry(base=base, models=models, **options)
     assert isinstance(found, Geometry)
     return found
 

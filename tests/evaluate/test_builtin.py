@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import math
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -18,9 +19,9 @@ from stockpot.evaluate import Options, Scores, load_evaluator
 from . import _zoo as zoo
 
 
-def scored(text: str, folder: Path, **options: object) -> Scores:
+def scored(text: str, folder: Path, **options: Any) -> Scores:
     """From weights in memory and the folder's config."""
-    return load_evaluator(text, Options(**options)).evaluate(zoo.weights_of(folder), folder)  # type: ignore[arg-type]  # options of several types
+    return load_evaluator(text, Options(**options)).evaluate(zoo.weights_of(folder), folder)
 
 
 def test_images(tmp_path: Path) -> None:

@@ -185,7 +185,7 @@ def with_study(command: Callable[..., None]) -> Callable[..., None]:
         study = Study(**{field.name: given.pop(field.name) for field in fields(Study)})
         command(study=study, **given)
 
-    called.__signature__ = inspect.Signature([*kept, *shared])  # type: ignore[attr-defined]  # functions may have one
+    called.__signature__ = inspect.Signature([*kept, *shared])  # type: ignore[attr-defined]  # inspect reads it (PEP 362), typeshed does not list it
     called.__annotations__ = {one.name: one.annotation for one in (*kept, *shared)}
     return called
 

@@ -39,30 +39,11 @@ class ImageEvaluator:
 
     name: str
     folder: Path
+    files: Sequence[tuple[Path, str]] = field(repr=False)
     options: Options
     form: Form = "state_dict"
     uses_folder: bool = True
     _kept: dict[str | int, object] = field(default_factory=dict, repr=False)
-
-    @cached_property
-    def files(self) -> list[tuple[Path, str]]:
-        """(image, class) in sorted order; with a limit evenly from all classes."""
-        classes = sorted(path for path in self.folder.iterdir() if path.is_dir()) if self.folder.is_dir() else []
-        found = [
-            [(file, path.name) for file in sorted(path.iterdir()) if file.suffix.lower() in IMAGE_ENDINGS]
-            for path in classes
-        ]
-        if not any(found):
-            raise errors.NotFoundError(
-                "there are no images",
-                file=str(self.folder),
-                expected="FOLDER/CLASS/IMAGE.png",
-                remedy="check the folder",
-            )
-        if self.options.limit is None:
-            return [one for own in found for one in own]
-        turns = [one for turn in range(max(map(len, found))) for own in found for one in own[turn : turn + 1]]
-        return sorted(turns[: self.options.limit])
 
     @property
     def classes(self) -> list[str]:
@@ -173,6 +154,28 @@ class ImageEvaluator:
             rows.append(F.normalize(embedded, dim=-1))
         head: Tensor = (torch.stack(rows) * net.logit_scale.exp().float()).to(net.dtype)
         return head
+
+
+def load_images(text: str, words: str, options: Options) -> ImageEvaluator:
+    """Find the images: (image, class) in sorted order; with a limit evenly from all classes."""
+    hf.require("transformers", "PIL")
+    folder = Path(words).expanduser()
+    classes = sorted(path for path in folder.iterdir() if path.is_dir()) if folder.is_dir() else []
+    found = [
+        [(file, path.name) for file in sorted(path.iterdir()) if file.suffix.lower() in IMAGE_ENDINGS]
+        for path in classes
+    ]
+    if not any(found):
+        raise errors.NotFoundError(
+            "there are no images",
+            file=str(folder),
+            expected="FOLDER/CLASS/IMAGE.png",
+            remedy="check the folder",
+        )
+    if options.limit is None:
+        return ImageEvaluator(text, folder, [one for own in found for one in own], options)
+    turns = [one for turn in range(max(map(len, found))) for own in found for one in own[turn : turn + 1]]
+    return ImageEvaluator(text, folder, sorted(turns[: options.limit]), options)
 
 
 def _tensor(found: Any) -> Tensor:

@@ -37,15 +37,12 @@ class HarnessEvaluator:
         }  # fmt: skip
 
     def evaluate(self, model: dict[str, Any] | Path, folder: Path | None = None) -> Scores:
-        assert isinstance(model, dict)
-        config = hf.config_of(folder, self.name)
-        assert folder is not None
         import lm_eval
         from lm_eval.models.huggingface import HFLM
         from lm_eval.tasks import TaskManager
 
         options = self.options
-        net = hf.placed(hf.model_of(config, model, hf.CAUSAL, self.name), options.device, options.precision)
+        net, folder = hf.net_of(model, folder, hf.CAUSAL, options, self.name)
         tokenizer = hf.tokenizer_of(folder)
         own = {str(Path(task).resolve().parent) for task in self.tasks if task.endswith(".yaml")}
         named = [task for task in self.tasks if not task.endswith(".yaml")]

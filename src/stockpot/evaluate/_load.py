@@ -2,12 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
-from pathlib import Path
+import importlib
+from collections.abc import Mapping
 
 from stockpot import errors
 from stockpot.evaluate._base import Evaluator, Learner, Options
-from stockpot.evaluate._command import load_command
 from stockpot.evaluate._functions import is_function, load_function, load_object
 
 FORMS = (
@@ -21,7 +20,7 @@ def load_evaluator(text: str, options: Options | None = None) -> Evaluator:
     options = options or Options()
     form, colon, rest = text.partition(":")
     if colon and form in _BUILT_IN and rest:
-        return _BUILT_IN[form](text, rest, options)
+        return _built_in(form, text, rest, options)
     if is_function(text):
         return load_function(text, options)
     raise errors.UsageError("--evaluate cannot be read", expected=" or ".join(FORMS), got=repr(text))
@@ -56,57 +55,21 @@ def load_learner(text: str, options: Options) -> Learner:
     return OwnLearner(found.batches, found.logits, content)
 
 
-def _images(text: str, rest: str, options: Options) -> Evaluator:
-    from stockpot.evaluate import _transformers as hf
-    from stockpot.evaluate._images import ImageEvaluator
-
-    _refuse(options, "images", "seed", "timeout")
-    hf.require("transformers", "PIL")
-    found = ImageEvaluator(text, Path(rest).expanduser(), options)
-    assert found.files
-    return found
-
-
-def _text(text: str, rest: str, options: Options) -> Evaluator:
-    from stockpot.evaluate import _transformers as hf
-    from stockpot.evaluate._text import TextEvaluator
-
-    _refuse(options, "text", "seed", "timeout")
-    hf.require("transformers")
-    found = TextEvaluator(text, Path(rest).expanduser(), options)
-    assert found.rows
-    return found
+_BUILT_IN: Mapping[str, tuple[str, str, tuple[str, ...]]] = {
+    "command": ("_command", "load_command", ()),
+    "images": ("_images", "load_images", ("seed", "timeout")),
+    "text": ("_text", "load_text", ("seed", "timeout")),
+    "perplexity": ("_perplexity", "load_perplexity", ("seed", "timeout")),
+    "lm-eval": ("_lm_eval", "load_harness", ("timeout",)),
+}
+"""Form -> module, function that reads its data, options that it has no use for."""
 
 
-def _perplexity(text: str, rest: str, options: Options) -> Evaluator:
-    from stockpot.evaluate import _transformers as hf
-    from stockpot.evaluate._perplexity import PerplexityEvaluator
-
-    _refuse(options, "perplexity", "seed", "timeout")
-    hf.require("transformers")
-    found = PerplexityEvaluator(text, Path(rest).expanduser(), options)
-    assert found.content
-    return found
-
-
-def _harness(text: str, rest: str, options: Options) -> Evaluator:
-    from stockpot.evaluate._lm_eval import load_harness
-
-    _refuse(options, "lm-eval", "timeout")
-    return load_harness(text, rest, options)
-
-
-def _refuse(options: Options, form: str, *names: str) -> None:
-    """What a built-in evaluator has no use for."""
-    for name in names:
+def _built_in(form: str, text: str, rest: str, options: Options) -> Evaluator:
+    module, function, refused = _BUILT_IN[form]
+    for name in refused:
         if name in options.given():
             raise errors.UsageError(f"{form}: takes no --{name}", remedy="leave it out")
-
-
-_BUILT_IN: Mapping[str, Callable[[str, str, Options], Evaluator]] = {
-    "command": load_command,
-    "images": _images,
-    "text": _text,
-    "perplexity": _perplexity,
-    "lm-eval": _harness,
-}
+    load = getattr(importlib.import_module(f"stockpot.evaluate.{module}"), function)
+    found: Evaluator = load(text, rest, options)
+    return found

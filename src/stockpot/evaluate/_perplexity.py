@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
 from typing import Any
@@ -34,42 +34,26 @@ class PerplexityEvaluator:
 
     name: str
     file: Path
+    text: str = field(repr=False)
     options: Options
     form: Form = "state_dict"
     uses_folder: bool = True
 
     @cached_property
-    def text(self) -> str:
-        """All of it."""
-        if self.file.suffix in (".jsonl", ".csv"):
-            return "\n\n".join(str(row["text"]) for row in hf.rows_of(self.file, ("text",), self.name))
-        try:
-            return self.file.read_text("utf-8")
-        except FileNotFoundError:
-            raise errors.NotFoundError("no such data file", file=str(self.file), got=self.name) from None
-        except (OSError, UnicodeDecodeError) as error:
-            raise errors.InputError(f"the data cannot be read ({error})", file=str(self.file)) from None
-
-    @cached_property
     def content(self) -> Mapping[str, Any]:
-        self.text  # noqa: B018  # what is wrong with the file is told before anything is evaluated
         return {
             "form": "perplexity", "data": digest_of_files([self.file], self.file.parent),
             "precision": self.options.precision, "limit": self.options.limit, "transformers": hf.version(),
         }  # fmt: skip
 
     def evaluate(self, model: dict[str, Any] | Path, folder: Path | None = None) -> Scores:
-        assert isinstance(model, dict)
-        hf.require("transformers")
-        config = hf.config_of(folder, self.name)
-        assert folder is not None
+        net, folder = hf.net_of(model, folder, hf.CAUSAL, self.options, self.name)
         with hf.quietly():
             tokens = hf.tokenizer_of(folder)(self.text, return_tensors="pt", truncation=False)["input_ids"][0]
-        window = min(WINDOW, getattr(config, "max_position_embeddings", None) or WINDOW)
+        window = min(WINDOW, getattr(net.config, "max_position_embeddings", None) or WINDOW)
         windows = [one for one in tokens.split(window) if len(one) > 1][: self.options.limit]
         if not windows:
             raise errors.InputError("the text is too short", file=str(self.file), expected="two tokens or more")
-        net = hf.placed(hf.model_of(config, model, hf.CAUSAL, self.name), self.options.device, self.options.precision)
         total, count = 0.0, 0
         size = self.options.batch or BATCH
         with torch.inference_mode():
@@ -84,3 +68,18 @@ class PerplexityEvaluator:
         hf.let_go(net)
         loss = total / count
         return Scores({"perplexity": math.exp(min(loss, 700.0)), "loss": loss})
+
+
+def load_perplexity(text: str, words: str, options: Options) -> PerplexityEvaluator:
+    """Read the text; what is wrong with its file is told before anything is evaluated."""
+    hf.require("transformers")
+    path = Path(words).expanduser()
+    if path.suffix in (".jsonl", ".csv"):
+        read = "\n\n".join(str(row["text"]) for row in hf.rows_of(path, ("text",), text))
+        return PerplexityEvaluator(text, path, read, options)
+    try:
+        return PerplexityEvaluator(text, path, path.read_text("utf-8"), options)
+    except FileNotFoundError:
+        raise errors.NotFoundError("no such data file", file=str(path), got=text) from None
+    except (OSError, UnicodeDecodeError) as error:
+        raise errors.InputError(f"the data cannot be read ({error})", file=str(path)) from None

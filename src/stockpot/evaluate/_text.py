@@ -29,15 +29,11 @@ class TextEvaluator:
 
     name: str
     file: Path
+    rows: Sequence[Mapping[str, Any]] = field(repr=False)
     options: Options
     form: Form = "state_dict"
     uses_folder: bool = True
     _kept: dict[str, object] = field(default_factory=dict, repr=False)
-
-    @cached_property
-    def rows(self) -> list[dict[str, Any]]:
-        """What is scored."""
-        return hf.rows_of(self.file, COLUMNS, self.name)[: self.options.limit]
 
     @cached_property
     def content(self) -> Mapping[str, Any]:
@@ -47,19 +43,14 @@ class TextEvaluator:
         }  # fmt: skip
 
     def evaluate(self, model: dict[str, Any] | Path, folder: Path | None = None) -> Scores:
-        assert isinstance(model, dict)
-        hf.require("transformers")
-        config = hf.config_of(folder, self.name)
-        assert folder is not None
-        built = hf.model_of(config, model, self.endings, self.name)
-        net = hf.placed(built, self.options.device, self.options.precision)
+        net, folder = hf.net_of(model, folder, self.endings, self.options, self.name)
         found = []
         with torch.inference_mode():
             for numbers in torch.arange(self.count).split(self.options.batch or BATCH):
                 given = {name: one.to(net.device) for name, one in self.inputs(numbers.tolist(), folder).items()}
                 found.append(net(**given).logits.float().cpu())
         hf.let_go(net)
-        return classified(torch.cat(found), self.labels(config))
+        return classified(torch.cat(found), self.labels(net.config))
 
     @property
     def count(self) -> int:
@@ -85,3 +76,10 @@ class TextEvaluator:
         texts = [[str(row["text"]) for row in rows]]
         texts += [[str(row["text_pair"]) for row in rows]] if all(row.get("text_pair") for row in self.rows) else []
         return dict(tokenizer(*texts, padding=True, truncation=True, return_tensors="pt"))
+
+
+def load_text(text: str, words: str, options: Options) -> TextEvaluator:
+    """Read the rows; what is wrong with their file is told before anything is evaluated."""
+    hf.require("transformers")
+    path = Path(words).expanduser()
+    return TextEvaluator(text, path, hf.rows_of(path, COLUMNS, text)[: options.limit], options)

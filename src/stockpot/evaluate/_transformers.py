@@ -13,6 +13,7 @@ from typing import Any
 import torch
 
 from stockpot import errors
+from stockpot.evaluate._base import Options
 
 CAUSAL = ("ForCausalLM", "LMHeadModel")
 PRECISIONS = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
@@ -77,6 +78,16 @@ def model_of(config: Any, weights: Mapping[str, Any], endings: tuple[str, ...], 
                 remedy="compare config.json with the weights",
             )  # fmt: skip
     return model.eval()
+
+
+def net_of(
+    weights: object, folder: Path | None, endings: tuple[str, ...], options: Options, evaluator: str
+) -> tuple[Any, Path]:
+    """The model of the folder's config with these weights, where and in what the options say; and the folder."""
+    assert isinstance(weights, Mapping)
+    config = config_of(folder, evaluator)
+    assert folder is not None  # or there would be no config
+    return placed(model_of(config, weights, endings, evaluator), options.device, options.precision), folder
 
 
 def placed(model: Any, device: str | None, precision: str | None) -> Any:

@@ -139,9 +139,15 @@ def _scratch(inputs: int) -> ctypes.Array[ctypes.c_double]:
     return kept[inputs]
 
 
+def _in_memory(row: Row) -> NDArray[np.uint8]:
+    """The row's bytes; rows of a device never come to the C program."""
+    assert isinstance(row.data, np.ndarray)
+    return row.data
+
+
 def _address(row: Row) -> int:
     if not row.address:
-        row.address = row.data.ctypes.data  # type: ignore[union-attr]  # rows that come here are in memory
+        row.address = _in_memory(row).ctypes.data
     return row.address
 
 
@@ -221,6 +227,6 @@ def first_nonfinite(row: Row) -> int:
 
 def copied(row: Row) -> NDArray[np.uint8]:
     """The row's bytes in memory of our own."""
-    out = np.empty(row.data.size, dtype=np.uint8)  # type: ignore[arg-type]  # rows that come here are in memory
+    out = np.empty(_in_memory(row).size, dtype=np.uint8)
     _require(_loaded().stockpot_copy(out.ctypes.data, _address(row), out.size))
     return out

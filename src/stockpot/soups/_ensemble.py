@@ -9,7 +9,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from stockpot import errors
-from stockpot.evaluate import Scores, Selection
+from stockpot.evaluate import Selection
 from stockpot.recipe import Recipe
 from stockpot.soups._analysis import accuracy, calibration_error, cross_entropy, mcnemar
 from stockpot.soups._choice import Rules, Step, choose, chosen
@@ -95,29 +95,24 @@ def ensemble(
     scorer = running.scorer(ingredients, evaluate, with_logits=True)
     everyone = tuple(range(len(ingredients.models)))
     running.begin(len(everyone) + (len(everyone) > 1) * (1 + (base is not None)))
-    first: Scores | None = None
-    logits: list[NDArray[np.float32]] = []
+    seen: list[tuple[NDArray[np.float32], NDArray[np.int64]]] = []
 
     def predicted(recipe: Recipe, label: str) -> NDArray[np.float32]:
-        nonlocal first
         found = scorer(recipe, label)
-        assert found.logits is not None
+        assert found.logits is not None  # the scorer was told to want them
         if found.labels is None:
             raise errors.EvaluatorError("the evaluator returned no labels", file=scorer.evaluator.name)
-        if first is None:
-            first = found
-        same = first.logits is not None and first.logits.shape == found.logits.shape
-        if not same or not np.array_equal(first.labels, found.labels):  # type: ignore[arg-type]  # both have labels
+        seen.append((found.logits, found.labels))
+        logits, labels = seen[0]
+        if found.logits.shape != logits.shape or not np.array_equal(found.labels, labels):
             raise errors.EvaluatorError(
                 f"other examples on {label} than before", file=scorer.evaluator.name,
-                expected=None if first.logits is None else first.logits.shape, got=found.logits.shape,
+                expected=logits.shape, got=found.logits.shape,
             )  # fmt: skip
         return found.logits
 
-    for number, name in enumerate(ingredients.models):
-        logits.append(predicted(ingredients.average([number]), name))
-    assert first is not None
-    labels = first.labels
+    logits = [predicted(ingredients.average([number]), name) for number, name in enumerate(ingredients.models)]
+    labels = seen[0][1]
 
     def scored(found: NDArray[np.float64] | NDArray[np.float32]) -> dict[str, float]:
         return {
