@@ -124,6 +124,18 @@ def test_any_bit_patterns(values, dtype, out, weights, passing):
             assert (found[0], found[1][:whole]) == (at, expected[:whole]), isa
 
 
+@pytest.mark.parametrize("out", FLOATS, ids=str)
+@pytest.mark.parametrize("pattern", [0x7FFC, 0x7FFF, -1, 0x7E00])
+def test_nan_of_every_payload_stays_nan(monkeypatch, best, pattern, out):
+    """A reference without a part that is NaN, whatever its lower bits: the plain sum of the others, no zero."""
+    column = [torch.full((40,), value, dtype=torch.int16).view(torch.float16) for value in (pattern, 0x3C00, 0x4200)]
+    rows = [Row.of(tensor) for tensor in column]
+    at, expected = mixed(None, monkeypatch, rows, (0.0, 0.5, 0.5), 40, out, True)
+    assert (at, expected) == (-1, torch.full((40,), 2.0, dtype=out).view(torch.uint8).numpy().tobytes())
+    for isa in ISAS[: best + 1]:
+        assert mixed(isa, monkeypatch, rows, (0.0, 0.5, 0.5), 40, out, True) == (at, expected), isa
+
+
 def test_the_switch():
     """STOCKPOT_NATIVE=0 leaves the C program out; the name of an instruction set takes that one."""
     code = "from stockpot.kernels import _native as n; print(n.library() is None or n.instruction_set())"

@@ -78,6 +78,7 @@ FN int NAME(same_floats)(F a, F b) {
 /* To nearest, ties to even. */
 FN H NAME(bf16)(F a) {
     __m256i bits = _mm256_castps_si256(a), one = _mm256_set1_epi32(1);
+    bits = _mm256_mask_mov_epi32(bits, _mm256_cmp_ps_mask(a, a, _CMP_UNORD_Q), _mm256_set1_epi32(PLAIN_NAN));
     __m256i up = _mm256_add_epi32(_mm256_and_si256(_mm256_srli_epi32(bits, 16), one), _mm256_set1_epi32(0x7fff));
     return _mm256_cvtepi32_epi16(_mm256_srli_epi32(_mm256_add_epi32(bits, up), 16));
 }
@@ -111,6 +112,7 @@ FN Q NAME(q_from)(const uint16_t *p, int type) {
 FN __m256i NAME(q_halves)(Q a, int type) {
     if (type == FP16) return _mm512_cvtps_ph(a, _MM_FROUND_TO_NEAREST_INT | _MM_FROUND_NO_EXC);
     __m512i bits = _mm512_castps_si512(a), one = _mm512_set1_epi32(1);
+    bits = _mm512_mask_mov_epi32(bits, _mm512_cmp_ps_mask(a, a, _CMP_UNORD_Q), _mm512_set1_epi32(PLAIN_NAN));
     __m512i up = _mm512_add_epi32(_mm512_and_si512(_mm512_srli_epi32(bits, 16), one), _mm512_set1_epi32(0x7fff));
     return _mm512_cvtepi32_epi16(_mm512_srli_epi32(_mm512_add_epi32(bits, up), 16));
 }
@@ -182,6 +184,7 @@ FN int NAME(same_floats)(F a, F b) {
 }
 FN H NAME(bf16)(F a) {
     __m128i bits = _mm_castps_si128(a), one = _mm_set1_epi32(1);
+    bits = _mm_blendv_epi8(bits, _mm_set1_epi32(PLAIN_NAN), _mm_castps_si128(_mm_cmp_ps(a, a, _CMP_UNORD_Q)));
     __m128i up = _mm_add_epi32(_mm_and_si128(_mm_srli_epi32(bits, 16), one), _mm_set1_epi32(0x7fff));
     bits = _mm_srli_epi32(_mm_add_epi32(bits, up), 16);
     return _mm_packus_epi32(bits, _mm_setzero_si128());
@@ -213,6 +216,8 @@ FN Q NAME(q_from)(const uint16_t *p, int type) {
 FN __m128i NAME(q_halves)(Q a, int type) {
     if (type == FP16) return _mm256_cvtps_ph(a, _MM_FROUND_TO_NEAREST_INT | _MM_FROUND_NO_EXC);
     __m256i bits = _mm256_castps_si256(a), one = _mm256_set1_epi32(1);
+    __m256i is_nan = _mm256_castps_si256(_mm256_cmp_ps(a, a, _CMP_UNORD_Q));
+    bits = _mm256_blendv_epi8(bits, _mm256_set1_epi32(PLAIN_NAN), is_nan);
     __m256i up = _mm256_add_epi32(_mm256_and_si256(_mm256_srli_epi32(bits, 16), one), _mm256_set1_epi32(0x7fff));
     bits = _mm256_srli_epi32(_mm256_add_epi32(bits, up), 16);
     return _mm_packus_epi32(_mm256_castsi256_si128(bits), _mm256_extracti128_si256(bits, 1));
@@ -270,7 +275,7 @@ FN F NAME(floats)(D a) { return (float)a; }
 FN void NAME(put_floats)(float *p, F a) { *p = a; }
 FN int NAME(same_floats)(F a, F b) { return bits_of_float(a) == bits_of_float(b); }
 FN H NAME(bf16)(F a) {
-    uint32_t bits = bits_of_float(a);
+    uint32_t bits = a != a ? PLAIN_NAN : bits_of_float(a);
     return (uint16_t)((bits + 0x7fff + (bits >> 16 & 1)) >> 16);
 }
 FN H NAME(fp16)(F a) {

@@ -64,6 +64,9 @@ static inline double double_of_bits(uint64_t bits) {
     return value;
 }
 
+/* A float that is NaN and stays so in 16 bits: rounding up one whose lower bits are all set would make -0 of it. */
+enum { PLAIN_NAN = 0x7fc00000 };
+
 /* |value| < 2^-126, or NaN. */
 static uint16_t small_bf16(double value) {
     if (value != value) return 0x7fc0;
