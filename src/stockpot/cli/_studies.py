@@ -13,7 +13,7 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, fields
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, get_type_hints
+from typing import TYPE_CHECKING, Any, Protocol, get_type_hints
 
 from stockpot import errors
 from stockpot.cli import _options as opt
@@ -23,6 +23,7 @@ if TYPE_CHECKING:
     from rich.table import Table
 
     from stockpot.evaluate import Options, ResultCache
+    from stockpot.report import Picture
     from stockpot.soups import Correspondence, Running
 
 
@@ -59,10 +60,28 @@ def require_apart(*places: Path | None) -> None:
         raise errors.OutputError("two outputs at one place", file=str(twice), remedy="give each its own")
 
 
-def write_text(path: Path | None, text: str) -> None:
+def require_report(html: Path | None, figures: Path | None) -> None:
+    """What draws is installed, where something is to be drawn."""
+    if html is not None or figures is not None:
+        from stockpot import report
+
+        report.require_drawing()
+
+
+def write_report(
+    html: Path | None, page: Callable[[], str], figures: Path | None, pictures: Callable[[], Sequence[Picture]]
+) -> None:
+    """The page and the pictures that were asked for."""
+    if html is not None:
+        write_text(html, page())
+    if figures is not None:
+        from stockpot import report
+
+        report.save_pictures(pictures(), figures)
+
+
+def write_text(path: Path, text: str) -> None:
     """A file that was asked for."""
-    if path is None:
-        return
     try:
         path.write_text(text, "utf-8")
     except OSError as error:
@@ -73,6 +92,21 @@ def write_json(path: Path | None, data: Mapping[str, Any]) -> None:
     """All numbers, where a file was asked for."""
     if path is not None:
         write_text(path, jsonlib.dumps(data, indent=1, allow_nan=False) + "\n")
+
+
+class Found(Protocol):
+    """What a study found."""
+
+    @property
+    def evaluated(self) -> int:
+        """Evaluations that it took."""
+
+    @property
+    def known(self) -> int:
+        """Results that were there already."""
+
+    def data(self) -> dict[str, object]:
+        """Plain values."""
 
 
 @dataclass(frozen=True)
@@ -147,25 +181,30 @@ class Study:
     def finish(
         self,
         command: str,
-        data: Mapping[str, Any],
+        found: Found,
         shown: Table | None,
         lines: Sequence[str],
         *,
         warnings: Sequence[str] = (),
-        counts: tuple[int, int] | None = None,
+        more: Mapping[str, Any] | None = None,
+        counted: bool = True,
     ) -> None:
-        """The result: one object, or a table and sentences; then, on stderr, warnings and what it took."""
+        """The result: a file of all numbers where asked; one object (with ``more``), or a table and sentences; then, on
+        stderr, warnings and what it took.
+        """
+        data = found.data() if self.json or self.json_out is not None else {}
+        write_json(self.json_out, data)
         if self.json:
-            _output.print_object(command, "done", warnings, data)
+            _output.print_object(command, "done", warnings, {**data, **(more or {})})
         else:
             if shown is not None:
                 _output.print_table(shown)
             for line in lines:
                 print(line)
         _output.print_warnings(warnings, self.quiet)
-        if counts is not None:
-            evaluated, known = counts
-            _output.say(f"stockpot: {evaluated} evaluations, {known} results were there already", self.quiet)
+        if counted:
+            done = f"{found.evaluated} evaluations, {found.known} results were there already"
+            _output.say(f"stockpot: {done}", self.quiet)
 
 
 def with_study(command: Callable[..., None]) -> Callable[..., None]:

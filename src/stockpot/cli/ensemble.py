@@ -35,7 +35,5 @@ def ensemble(
         found = soups.ensemble(
             models, evaluate, base=base, select=select, correspondence=study.correspondence(), running=running
         )
-    _studies.write_json(study.json_out, found.data())
     shown = None if study.json else report.ensembles_table(found)
-    lines = report.ensembles_summary(found)
-    study.finish("ensemble", found.data(), shown, lines, counts=(found.evaluated, found.known))
+    study.finish("ensemble", found, shown, report.ensembles_summary(found))

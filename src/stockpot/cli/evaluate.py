@@ -27,6 +27,5 @@ def evaluate(
     _studies.require_places(study.json_out)
     with study.running("evaluating") as running:
         found = soups.evaluate_models(models, evaluate, correspondence=study.correspondence(), running=running)
-    _studies.write_json(study.json_out, found.data())
     shown = None if study.json else report.evaluations_table(found)
-    study.finish("evaluate", found.data(), shown, [], counts=(found.evaluated, found.known))
+    study.finish("evaluate", found, shown, [])

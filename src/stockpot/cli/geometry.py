@@ -59,8 +59,7 @@ def geometry(
             raise errors.ParameterError("--kind cannot be read", expected="REGEX=KIND", got=repr(text))
         kinds[pattern] = name
     _studies.require_places(json_out, csv, html, folder=figures)
-    if html is not None or figures is not None:
-        report.require_drawing()  # before the weights are read
+    _studies.require_report(html, figures)  # before the weights are read
     policies: dict[str, Any] = {
         "missing": missing or "error",
         "mismatch": mismatch or "error",
@@ -86,10 +85,7 @@ def geometry(
     _studies.write_json(json_out, data)
     if csv is not None:
         _studies.write_text(csv, found.csv())
-    if html is not None:
-        _studies.write_text(html, report.geometry_page(found))
-    if figures is not None:
-        report.save_pictures(report.geometry_pictures(found), figures)
+    _studies.write_report(html, lambda: report.geometry_page(found), figures, lambda: report.geometry_pictures(found))
     warnings = [*found.warnings, *report.geometry_findings(found)]
     if json:
         _output.print_object("geometry", "done", warnings, data)

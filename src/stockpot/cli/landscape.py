@@ -51,15 +51,9 @@ def landscape(
             models, evaluate, base=base, centre=centre, select=select, grid=grid, margin=margin, steps=steps,
             through=through, correspondence=study.correspondence(), running=running,
         )  # fmt: skip
-    _studies.write_json(study.json_out, found.data())
-    if html is not None:
-        _studies.write_text(html, report.landscape_page(found))
-    if figures is not None:
-        report.save_pictures(report.landscape_pictures(found), figures)
+    _studies.write_report(html, lambda: report.landscape_page(found), figures, lambda: report.landscape_pictures(found))
     shown = None if study.json else report.landscape_table(found)
-    counts = found.evaluated, found.known
-    lines = report.landscape_summary(found)
-    study.finish("landscape", found.data(), shown, lines, warnings=found.warnings, counts=counts)
+    study.finish("landscape", found, shown, report.landscape_summary(found), warnings=found.warnings)
 
 
 @_studies.with_study
@@ -87,24 +81,15 @@ def barrier(
             models, evaluate, base=base, select=select, steps=steps, correspondence=study.correspondence(),
             running=running,
         )  # fmt: skip
-    _studies.write_json(study.json_out, found.data())
-    if html is not None:
-        _studies.write_text(html, report.barrier_page(found))
-    if figures is not None:
-        report.save_pictures(report.barrier_pictures(found), figures)
+    _studies.write_report(html, lambda: report.barrier_page(found), figures, lambda: report.barrier_pictures(found))
     shown = None if study.json else report.barrier_table(found)
-    counts = found.evaluated, found.known
-    lines = report.barrier_summary(found)
-    study.finish("barrier", found.data(), shown, lines, warnings=found.warnings, counts=counts)
+    study.finish("barrier", found, shown, report.barrier_summary(found), warnings=found.warnings)
 
 
 def _ready(study: _studies.Study, select: str | None, html: Path | None, figures: Path | None) -> None:
     """What can be told before anything is evaluated."""
-    from stockpot import report
-
     _studies.require_places(html, study.json_out, folder=figures)
-    if html is not None or figures is not None:
-        report.require_drawing()
+    _studies.require_report(html, figures)
     study.warn_direction(select)
 
 

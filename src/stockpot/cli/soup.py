@@ -84,8 +84,7 @@ def soup(
     if jobs < 1:
         raise errors.ParameterError("processes", expected="1 or more", got=jobs)
     _studies.require_places(html, study.json_out, folder=figures)
-    if html is not None or figures is not None:
-        report.require_drawing()
+    _studies.require_report(html, figures)
     _studies.require_apart(out, html, study.json_out, figures)
     study.warn_direction(select)
     words: Any = {"order": order}  # the rules check it
@@ -107,14 +106,12 @@ def soup(
                 accumulate=accumulate,
             )  # fmt: skip
             found = soups.learned(models, evaluate or "", learn=learn, learning=learning, **shared)
-    _studies.write_json(study.json_out, found.data())
-    if html is not None:
-        _studies.write_text(html, report.soup_page(found, against))
-    if figures is not None:
-        report.save_pictures(report.soup_pictures(found, against), figures)
-    content = {**found.data(), "out": str(found.out), "evaluated": found.evaluated, "known": found.known}
+    _studies.write_report(
+        html, lambda: report.soup_page(found, against), figures, lambda: report.soup_pictures(found, against)
+    )
+    more = {"out": str(found.out), "evaluated": found.evaluated, "known": found.known}
     scored = found.metric is not None
     shown = report.soup_table(found) if scored and not study.json else None
-    counts = (found.evaluated, found.known) if scored else None
-    study.finish("soup", content, shown, report.soup_summary(found), warnings=found.warnings, counts=counts)
+    lines = report.soup_summary(found)
+    study.finish("soup", found, shown, lines, warnings=found.warnings, more=more, counted=scored)
     _output.say(f"stockpot: written to {found.out}", study.quiet)

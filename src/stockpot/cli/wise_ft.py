@@ -45,12 +45,10 @@ def wise_ft(
             zero_shot, fine_tuned, evaluate, alphas=places, select=select, out=out, overwrite=overwrite,
             correspondence=study.correspondence(dtype), running=running,
         )  # fmt: skip
-    _studies.write_json(study.json_out, found.data())
     written = None if found.out is None else str(found.out)
-    content = {**found.data(), "out": written, "evaluated": found.evaluated, "known": found.known}
+    more = {"out": written, "evaluated": found.evaluated, "known": found.known}
     shown = None if study.json else report.sweep_table(found)
-    counts = found.evaluated, found.known
-    study.finish("wise-ft", content, shown, report.sweep_summary(found), warnings=found.warnings, counts=counts)
+    study.finish("wise-ft", found, shown, report.sweep_summary(found), warnings=found.warnings, more=more)
     if found.out is not None:
         _output.say(f"stockpot: written to {found.out}", study.quiet)
 

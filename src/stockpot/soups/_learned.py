@@ -20,7 +20,7 @@ from torch.nn import functional as F
 
 from stockpot import engine, errors
 from stockpot.checkpoint import Source
-from stockpot.evaluate import Learner, ResultCache, content_key, load_learner
+from stockpot.evaluate import Learner, content_key, load_learner
 from stockpot.measure import Array
 from stockpot.soups._ingredients import Correspondence, Ingredients, Model
 from stockpot.soups._running import Evaluation, Running
@@ -200,7 +200,7 @@ class _Descent:
     def run(self) -> _Found:
         """All epochs, from where an earlier run was stopped."""
         key = self._key()
-        cache = self.running.cache if isinstance(self.running.cache, ResultCache) else ResultCache(self.running.cache)
+        cache = self.running.results
         done = self._restore(cache.state(key)) if key is not None else 0
         estimate = None
         if self.accumulate is None or not done:
@@ -354,11 +354,9 @@ class _Descent:
     def _key(self) -> str | None:
         """What makes two searches the same; None where nobody can tell."""
         content = self.learner.content
-        cache = self.running.cache
-        if content is None or cache is None:
+        if content is None or self.running.cache is None:
             return None
-        kept = cache if isinstance(cache, ResultCache) else ResultCache(cache)
-        models = [content_of(source, kept) for source in self._models()]
+        models = [content_of(source, self.running.results) for source in self._models()]
         same = {name: value for name, value in asdict(self.ingredients.correspondence).items() if name != "dtype"}
         return content_key({"learned": models, "task": content, "how": asdict(self.how), "same": same})
 

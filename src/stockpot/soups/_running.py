@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass, field, replace
+from functools import cached_property
 from pathlib import Path
 
 from stockpot import engine, errors
@@ -20,10 +21,10 @@ Evaluation = str | Callable[..., object] | Evaluator
 @dataclass(frozen=True)
 class Running:
     """``cache``: a file, or None for this call alone; ``options`` for the evaluator; ``seed`` of the batches of a
-    learned soup; ``twice``: evaluate the first
-    model a second time, to find out whether the numbers repeat; ``begun`` is told how many scores will be asked for
-    at most, ``heard`` of each result, ``decided`` of each decision of a greedy search, ``told`` what a learned soup
-    will cost.
+    learned soup; ``twice``: evaluate the first model a second time, to find out whether the numbers repeat.
+
+    ``begun`` is told how many scores will be asked for at most, ``heard`` of each result, ``decided`` of each decision of
+    a greedy search, ``told`` what a learned soup will cost.
     """
 
     cache: Path | ResultCache | None = None
@@ -43,6 +44,11 @@ class Running:
         """The bound on the engine's buffers."""
         return parse_size(self.memory)
 
+    @cached_property
+    def results(self) -> ResultCache:
+        """The cache, open; in memory where there is none."""
+        return self.cache if isinstance(self.cache, ResultCache) else ResultCache(self.cache)
+
     def begin(self, count: int) -> None:
         """Everything is found and open; now comes the work."""
         if self.begun is not None:
@@ -53,7 +59,7 @@ class Running:
         return Scorer(
             self.live(ingredients),
             to_evaluator(evaluation, self.options),
-            self.cache if isinstance(self.cache, ResultCache) else ResultCache(self.cache),
+            self.results,
             with_logits=with_logits,
             twice=self.twice,
             heard=self.heard,

@@ -56,6 +56,7 @@ class Scorer:
         self._heard = heard
         self._names: frozenset[str] | None = None
         self._digests: dict[str, str] = {}
+        self._side_files: dict[str, str] = {}
         self._asked: set[str] = set()
         content = evaluator.content
         # Of an evaluator that nobody knows the content of, results serve this run alone.
@@ -149,8 +150,11 @@ class Scorer:
         digest = engine.mixture_digest(plan, self._digest)
         if not self.evaluator.uses_folder:
             return digest
-        side = {name: engine.file_digest(str(path)) for name, path in engine.side_files(plan.template).items()}
-        return content_key({"mixture": digest, "side_files": side})
+        template = plan.template
+        if template.ref not in self._side_files:
+            found = {name: engine.file_digest(str(path)) for name, path in engine.side_files(template).items()}
+            self._side_files[template.ref] = content_key(found)
+        return content_key({"mixture": digest, "side_files": self._side_files[template.ref]})
 
     def _digest(self, source: Source) -> str:
         """Once for each source."""

@@ -33,7 +33,7 @@ class Candidate:
 class Soup:
     """How a soup was chosen. ``weights``: of each model (by number, from 0); ``steps``: the decisions, in order.
 
-    ``candidates``: everything that was scored, singles first; ``best`` the label of the chosen one among them.
+    ``candidates``: everything that was scored, singles first; ``chosen`` the one among them that was taken.
     ``metric`` None: nothing was evaluated.
     """
 
@@ -193,7 +193,6 @@ class Study:
     selection: Selection
     test: Evaluation | None
     running: Running
-    warnings: tuple[str, ...] = ()
 
     @classmethod
     def begin(
@@ -307,7 +306,7 @@ class Study:
             tuple(tested),
             recipe,
             tuple(notes),
-            self.warnings,
+            (),
             0 if self.scorer is None else self.scorer.evaluated,
             0 if self.scorer is None else self.scorer.known,
             test_metric,
