@@ -23,8 +23,8 @@ class Running:
     """``cache``: a file, or None for this call alone; ``options`` for the evaluator; ``seed`` of the batches of a
     learned soup; ``twice``: evaluate the first model a second time, to find out whether the numbers repeat.
 
-    ``begun`` is told how many scores will be asked for at most, ``heard`` of each result, ``decided`` of each decision of
-    a greedy search, ``told`` what a learned soup will cost.
+    ``begun`` is told how many scores will be asked for at most, ``heard`` of each result, ``decided`` of each decision
+    of a greedy search, ``told`` what a learned soup will cost.
     """
 
     cache: Path | ResultCache | None = None
