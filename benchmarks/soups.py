@@ -24,7 +24,7 @@ from benchmarks import floor, measure, models, report
 ROOT = Path(__file__).parents[1]
 OUT = Path(__file__).with_name("results") / "soups" / "soups.json"
 COUNT = 16
-MEMBERS = (1, 2, 4, 8, 16)
+MEMBERS = (1, 2, 3, 4, 6, 8, 12, 16)
 CANDIDATE_RATIO = 1.5
 PEAK_MODELS, PEAK_EXTRA_BYTES = 3, 500_000_000
 

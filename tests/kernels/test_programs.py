@@ -9,9 +9,10 @@ import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from tests.oracles import exact
 from tests.oracles.data import FLOATS, normal
 
-from stockpot.kernels import BLOCK, Row, _native, _rows, _torch
+from stockpot.kernels import BLOCK, Row, _native, _rows, _torch, mix
 
 ISAS = [0, 1, 2]
 WEIGHTS = {
@@ -93,6 +94,117 @@ def test_combinations(monkeypatch, best, n, count, span, dtypes, out):
             expected = mixed(None, monkeypatch, rows, make(n), span, out, False)
             for isa in ISAS[: best + 1]:
                 assert mixed(isa, monkeypatch, rows, make(n), span, out, False) == expected, (isa, name, scale)
+
+
+NEAR_HALF_WAY = {
+    "a small third": lambda power: (0.5, 0.5, 2.0**-power),
+    "alone": lambda power: (0.5 + 2.0**-power,),
+    "long weights": lambda power: (0.5 + 2.0**-power, 0.5 - 2.0**-power, 0.25),
+    "thirds": lambda power: (1 / 3, 1 / 3, 1 / 3),
+    "tenths": lambda power: (0.3, 0.7, 2.0**-power),
+    "apart": lambda power: (2.0**power, -(2.0**power), 0.5, 0.5),
+    "nothing": lambda power: (0.0, -0.0, 0.0),
+}
+
+
+@pytest.mark.parametrize("name", NEAR_HALF_WAY)
+@pytest.mark.parametrize("isa", ISAS)
+def test_floats_next_to_half_way(monkeypatch, best, isa, name):
+    """What decides the rounding may lie a hundred bits below the sum: each element is that of fractions.
+
+    Inputs of few bits, so that most sums are ties or next to one; some zeros, some far below the others.
+    """
+    if isa > best:
+        pytest.skip("this machine has not got it")
+    drawn = np.random.default_rng(7)
+    count = 64 * 8 + 37  # vectors of every width, and a rest
+    for power in (1, 12, 14, 26, 28, 30, 40, 60):
+        weights = NEAR_HALF_WAY[name](power)
+        whole = drawn.integers(2**23, 2**23 + 16, size=(len(weights), count)) * drawn.choice([1, -1], size=count)
+        far = np.ldexp(whole, -drawn.choice([0, 0, 0, 1, 14, 28, 40], size=whole.shape) - 23)
+        far[drawn.random(far.shape) < 0.01] = 0.0
+        far[:, :64] = np.ldexp(whole[:, :64], -23)  # a whole group where nothing stands out
+        halves = [2.0 ** (-30 * (np.arange(count) // width % 2 == by)) for width in (4, 8) for by in (0, 1)]
+        for scale in (1.0, 2.0**-125, 2.0**-140, *halves):
+            inputs = [torch.tensor(row * scale, dtype=torch.float32) for row in far]
+            rows = [Row.of(tensor) for tensor in inputs]
+            at, found = mixed(isa, monkeypatch, rows, weights, count, torch.float32, False)
+            columns = zip(*(tensor.tolist() for tensor in inputs), strict=True)
+            expected = [
+                exact.rounded_fraction(exact.combination_of_fractions(weights, one), torch.float32) for one in columns
+            ]
+            assert (at, np.frombuffer(found, np.float32).tolist()) == (-1, expected), (power, scale)
+            assert mixed(None, monkeypatch, rows, weights, count, torch.float32, False) == (at, found)
+
+
+@pytest.mark.parametrize("tilt", [-1, 0, 1])
+@pytest.mark.parametrize("isa", ISAS)
+def test_floats_all_but_half_way(monkeypatch, best, isa, tilt):
+    """Weights whose long tails cancel but for their last bit, 2^-76 of the sum; and sums that cancel altogether."""
+    if isa > best:
+        pytest.skip("this machine has not got it")
+    tail = round(2**33 * 0.3712) * 2.0**-53
+    steep = 3 * tail + tilt * 2.0**-53
+    weights = (0.25 + steep, 0.25 + tail, 0.25 - steep - tail, 0.25)
+    drawn = np.random.default_rng(3)
+    for scale in (1.0, 2.0**-101, 2.0**-126):
+        first = drawn.integers(2**23 + 8, 2**24 - 8, size=549)
+        ties = [torch.tensor((first + by) * 2.0**-23 * scale, dtype=torch.float32) for by in (1, -3, 0, 0)]
+        one = torch.tensor(first * 2.0**-23 * scale, dtype=torch.float32)
+        for inputs, used in ((ties, weights), ([one] * 4, (0.25 + steep, 0.25 + tail, -(0.5 + steep + tail), 0.0))):
+            rows = [Row.of(tensor) for tensor in inputs]
+            at, found = mixed(isa, monkeypatch, rows, used, 549, torch.float32, False)
+            columns = zip(*(tensor.tolist() for tensor in inputs), strict=True)
+            expected = [
+                exact.rounded_fraction(exact.combination_of_fractions(used, column), torch.float32)
+                for column in columns
+            ]
+            assert (at, np.frombuffer(found, np.float32).tolist()) == (-1, expected), scale
+
+
+@pytest.mark.parametrize("isa", ISAS)
+def test_floats_at_the_edge(monkeypatch, best, isa):
+    """The largest floats, Inf and NaN at any place: found where they are, and only they."""
+    if isa > best:
+        pytest.skip("this machine has not got it")
+    largest = torch.finfo(torch.float32).max
+    for at in (0, 63, 64, 200, 512, 548):
+        for value, refused in ((largest, -1), (float("inf"), at), (float("nan"), at)):
+            inputs = [torch.full((549,), 1.5 + number) for number in range(3)]
+            inputs[1][at] = value
+            rows = [Row.of(tensor) for tensor in inputs]
+            for weights in ((0.25, 0.5, 0.25), (1 / 3, 1 / 3, 1 / 3), (0.5, 0.0, 0.5)):
+                found = mixed(isa, monkeypatch, rows, weights, 549, torch.float32, False)
+                assert found[0] == refused
+                assert refused >= 0 or found == mixed(None, monkeypatch, rows, weights, 549, torch.float32, False)
+            for row in inputs:
+                row[at] = value
+            rows = [Row.of(tensor) for tensor in inputs]
+            assert mixed(isa, monkeypatch, rows, (0.25, 0.5, 0.25), 549, torch.float32, False)[0] == refused
+            too_much = mixed(isa, monkeypatch, rows, (0.5, 2.0, 0.5), 549, torch.float32, False)
+            assert too_much[0] == at
+
+
+@pytest.mark.parametrize("columns", [549 * 64, 64, 549, 61])
+@pytest.mark.parametrize("weights", [(1.0, 0.0), (0.5, 0.5), (1 / 3, 2 / 3), (0.3, 0.6)])
+@pytest.mark.parametrize("isa", ISAS)
+def test_past_the_caches(monkeypatch, best, isa, weights, columns):
+    """An output that is not read again soon: the same bytes, at any place, for rows of any length, and no others."""
+    if isa > best:
+        pytest.skip("this machine has not got it")
+    count = 549 * 64
+    for dtype in (torch.float32, torch.bfloat16):
+        rows = data(2, count, [dtype], 1.0, seed=9)
+        expected = mixed(None, monkeypatch, rows, weights, columns, dtype, False)[1]
+        monkeypatch.setattr(_native, "instruction_set", lambda: isa)
+        for shift in (0, 1, 8):
+            memory = torch.full((count + 64,), 7.0, dtype=dtype)
+            first = -memory.data_ptr() % 64 // memory.itemsize + shift
+            out = Row.of(memory[first : first + count])
+            out.far = True
+            mix(rows, np.tile(weights, (count // columns, 1)), out, columns=columns)
+            assert out.data.tobytes() == expected
+            assert bool((memory[:first] == 7.0).all() and (memory[first + count :] == 7.0).all())
 
 
 any_bits = st.integers(0, 2**16 - 1)

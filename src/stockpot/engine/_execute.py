@@ -64,6 +64,7 @@ class Run:
         self._failures: list[tuple[int, BaseException]] = []
         self.output = Output(plan, sink, records, self._wait_on)
         self._groups: dict[int, _GroupState] = {}
+        self._answers: dict[int, Mixture] = {}
         for task in tasks:
             if isinstance(task, Measure):
                 self._groups.setdefault(task.group, _GroupState()).pending += 1
@@ -138,12 +139,21 @@ class Run:
 
     def solve(self, group: Group, gram: Array, first_row: int = 0) -> Mixture:
         """Ask the method for coefficients; its refusal is told with the group's name."""
-        mixture = solve(self.plan, group, gram)
+        mixture = self._answer(group, gram)
         if group.rows:
             self.records.add_rows(group, first_row, mixture)
         else:
             self.records.add(group, mixture)
         return mixture
+
+    def _answer(self, group: Group, gram: Array) -> Mixture:
+        """What a method answers that looks at nothing but the number of inputs is asked once."""
+        if self.plan.job.method.uses_gram or self.plan.job.table is not None:
+            return solve(self.plan, group, gram)
+        inputs = len(self.plan.slots[group.slots[0]].sources)
+        if inputs not in self._answers:
+            self._answers[inputs] = solve(self.plan, group, _NO_GRAM)
+        return self._answers[inputs]
 
     def solve_many(self, numbers: Sequence[int], grams: Array | None) -> Array:
         """Weights of groups that are worked on together, one row for each; recorded."""
@@ -152,7 +162,7 @@ class Run:
             table = self.plan.job.table
             mixture = Mixture(np.array([table[group.name] for group in groups]))
         elif grams is None:
-            mixture = repeated(solve(self.plan, groups[0], _NO_GRAM), len(groups))
+            mixture = repeated(self._answer(groups[0], _NO_GRAM), len(groups))
         else:
             self.sink.store_grams(groups, grams)
             try:

@@ -9,7 +9,7 @@ from torch import Tensor
 
 from stockpot.checkpoint import Source
 from stockpot.engine._job import resolve
-from stockpot.engine._memory import to_memory
+from stockpot.engine._memory import MemorySink, to_memory
 from stockpot.engine._plan import Plan, Story, make_plan, open_inputs
 from stockpot.recipe import Recipe
 
@@ -26,7 +26,7 @@ class LiveModel:
         self.sources = sources
         self.bytes_read = 0
         self._memory, self._workers, self._device = memory, workers, device
-        self._tensors: dict[str, Tensor] = {}
+        self._sink = MemorySink()
 
     def plan(self, recipe: Recipe, out: Path | None = None, story: Story | None = None) -> Plan:
         """How the recipe's mixture is made, from headers; ``out``: on disk instead of here, with its ``story``."""
@@ -39,7 +39,6 @@ class LiveModel:
 
     def become(self, plan: Plan) -> dict[str, Tensor]:
         """The mixture as a state dict. Its tensors are the model's own: the next mixture is written over them."""
-        found, _ = to_memory(plan, self._tensors)
-        self._tensors = {slot.name: found[slot.name] for slot in plan.slots}
+        found, _ = to_memory(plan, self._sink)
         self.bytes_read += plan.bytes_read
         return found

@@ -75,19 +75,18 @@ class MemorySource:
 
 
 class MemorySink:
-    """Collects the output as tensors; those of ``kept`` that have the right form are filled anew."""
+    """Collects the output as tensors. Used again, it fills those that have the right form anew."""
 
     in_memory = True
 
-    def __init__(self, kept: Mapping[str, Tensor] | None = None) -> None:
+    def __init__(self) -> None:
         self.tensors: dict[str, Tensor] = {}
-        self._kept = kept or {}
+        self._bytes: dict[str, NDArray[np.uint8]] = {}
         self._lock = threading.Lock()
 
     def room(self, slot: Slot, offset: int, size: int) -> NDArray[np.uint8] | None:
         """The tensor's own memory, made at its first bytes."""
-        flat: NDArray[np.uint8] = self._tensor(slot).view(-1).view(torch.uint8).numpy()
-        return flat[offset : offset + size]
+        return self._bytes_of(slot)[offset : offset + size]
 
     def write(self, slot: Slot, offset: int, data: memoryview) -> None:
         """Into the tensor's memory. By numpy: torch would call threads of its own."""
@@ -105,15 +104,15 @@ class MemorySink:
 
     def finish(self, slot: Slot, digest: str) -> None:
         """An empty tensor has no bytes, but is there."""
-        self._tensor(slot)
+        self._bytes_of(slot)
 
-    def _tensor(self, slot: Slot) -> Tensor:
+    def _bytes_of(self, slot: Slot) -> NDArray[np.uint8]:
         with self._lock:
-            if slot.name not in self.tensors:
-                dtype, kept = getattr(torch, TORCH_NAMES[slot.dtype]), self._kept.get(slot.name)
-                fits = kept is not None and kept.dtype == dtype and kept.shape == slot.shape
-                self.tensors[slot.name] = kept if kept is not None and fits else torch.empty(slot.shape, dtype=dtype)
-            return self.tensors[slot.name]
+            dtype, tensor = getattr(torch, TORCH_NAMES[slot.dtype]), self.tensors.get(slot.name)
+            if tensor is None or tensor.dtype != dtype or tensor.shape != slot.shape:
+                self.tensors[slot.name] = tensor = torch.empty(slot.shape, dtype=dtype)
+                self._bytes[slot.name] = tensor.view(-1).view(torch.uint8).numpy()
+            return self._bytes[slot.name]
 
     def store_gram(self, group: Group, first_row: int, gram: Array) -> None:
         """Not kept."""
@@ -125,12 +124,12 @@ class MemorySink:
         """Nothing to do."""
 
 
-def to_memory(plan: Plan, kept: Mapping[str, Tensor] | None = None) -> tuple[dict[str, Tensor], Records]:
+def to_memory(plan: Plan, sink: MemorySink | None = None) -> tuple[dict[str, Tensor], Records]:
     """Carry out a plan in memory: name -> tensor, in the template's order; aliases are the same tensor.
 
-    Tensors of ``kept`` are written over where they fit: a second result then costs no memory.
+    Tensors that ``sink`` has from before are written over where they fit: a second result then costs no memory.
     """
-    sink, records = MemorySink(kept), Records()
+    sink, records = sink or MemorySink(), Records()
     execute(Run(plan, make_tasks(plan, frozenset(), frozenset()), sink, records))
     result = {slot.name: sink.tensors[slot.name] for slot in plan.slots}
     result.update({alias: result[name] for alias, name in plan.alignment.aliases.items()})

@@ -297,7 +297,7 @@ class Worker:
             kept, address = stage.data[:size], stage.address
         else:
             kept, address = np.empty(size, dtype=np.uint8), 0
-        out = Row(TORCH_NAMES[slot.dtype], kept, address)
+        out = Row(TORCH_NAMES[slot.dtype], kept, address, far=room is not None)
         target = self.device.room(out)
         try:
             mix(rows, mixture.weights, target, columns=columns, pass_nonfinite=self.allow)

@@ -48,7 +48,7 @@ def library() -> ctypes.CDLL | None:
     found.stockpot_gram.argtypes = (_INT, _POINTER, _POINTER, _LONG, _LONG, _LONG, _INT, _INT, _POINTER, _POINTER)
     found.stockpot_gram.restype = _INT
     found.stockpot_mix.argtypes = (
-        _INT, _POINTER, _POINTER, _LONG, _LONG, _LONG, _POINTER, _POINTER, _INT, _POINTER, _POINTER, _INT
+        _INT, _POINTER, _POINTER, _LONG, _LONG, _LONG, _POINTER, _POINTER, _INT, _POINTER, _POINTER, _INT, _INT
     )  # fmt: skip
     found.stockpot_mix.restype = _LONG
     found.stockpot_first_nonfinite.argtypes = (_INT, _POINTER, _INT, _LONG, _LONG)
@@ -182,7 +182,7 @@ def mix(
     scratch = _scratch(n)
     found: int = _loaded().stockpot_mix(
         instruction_set(), *_inputs(rows), n, len(out), span, weights.ctypes.data, totals.ctypes.data,
-        pass_nonfinite, ctypes.addressof(scratch), _address(out), _NUMBERS[out.dtype],
+        pass_nonfinite, ctypes.addressof(scratch), _address(out), _NUMBERS[out.dtype], out.far,
     )  # fmt: skip
     return _require(found)
 

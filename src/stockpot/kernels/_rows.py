@@ -45,6 +45,8 @@ class Row:
     data: NDArray[np.uint8] | Tensor
     address: int = 0
     """Of the bytes in memory; 0: not asked for yet (asking numpy costs more than a small tensor's arithmetic)."""
+    far: bool = False
+    """An output that is not read again soon: written past the caches, which saves reading its memory first."""
 
     @classmethod
     def of(cls, tensor: Tensor) -> Row:

@@ -5,6 +5,7 @@ The function's signature is the method's parameter list; the command line, recip
 
 from __future__ import annotations
 
+import functools
 import inspect
 import math
 import re
@@ -97,7 +98,7 @@ class Method:
         """First line of the docstring."""
         return (inspect.getdoc(self.function) or "").splitlines()[0]
 
-    @property
+    @functools.cached_property
     def parameters(self) -> dict[str, Parameter]:
         """Its parameters by public name, in order (``lambda_`` in the code is ``lambda`` for users)."""
         hints = typing.get_type_hints(self.function, include_extras=True)
@@ -113,8 +114,13 @@ class Method:
 
     def __call__(self, first: Any, values: Mapping[str, object]) -> Mixture:
         """Call the function on a Gram matrix (or a number of inputs) with checked values by public name."""
-        takes = {name.rstrip("_"): name for name in inspect.signature(self.function).parameters}
+        takes = self._takes
         return self.function(first, **{takes[name]: value for name, value in values.items() if name in takes})
+
+    @functools.cached_property
+    def _takes(self) -> dict[str, str]:
+        """The function's arguments by public name."""
+        return {name.rstrip("_"): name for name in inspect.signature(self.function).parameters}
 
 
 def coefficients(

@@ -23,6 +23,8 @@ FN D NAME(minus)(D a) { return _mm512_xor_pd(a, _mm512_set1_pd(-0.0)); }
 FN D NAME(error_of_product)(D a, D b, D c) { return _mm512_fmsub_pd(a, b, c); }
 /* c + a * b where the product is exact, so that fusing changes no bit. */
 FN D NAME(add_exact_product)(D c, D a, D b) { return _mm512_fmadd_pd(a, b, c); }
+/* The same where either rounding will do. */
+FN D NAME(add_rounded_product)(D c, D a, D b) { return _mm512_fmadd_pd(a, b, c); }
 /* Whether each is at most its limit (NaN is not). */
 FN int NAME(within)(D a, D limit) { return _mm512_cmp_pd_mask(a, limit, _CMP_LE_OQ) == 0xff; }
 /* a where c > 0, else 0. */
@@ -40,6 +42,15 @@ FN D NAME(odd)(D a, D e) {
     __mmask8 apart = _mm512_movepi64_mask(_mm512_xor_si512(bits, _mm512_castpd_si512(e)));
     __m512i step = _mm512_mask_mov_epi64(one, apart, _mm512_set1_epi64(-1));
     return _mm512_castsi512_pd(_mm512_mask_add_epi64(bits, moved, bits, step));
+}
+/* Whether some a + e, |e| below half a step of a, known up to `error`, may round to either of two floats: where a is
+ * half-way and e is not surely anything, and where a is so small that the error counts beside a step of it. */
+FN int NAME(undecided)(D a, D e, D error) {
+    __m512i low = _mm512_and_epi64(_mm512_castpd_si512(a), _mm512_set1_epi64((1 << 29) - 1));
+    __mmask8 tie = _mm512_cmpeq_epi64_mask(low, _mm512_set1_epi64(1 << 28));
+    D least = _mm512_max_pd(_mm512_mul_pd(error, _mm512_set1_pd(0x1p55)), _mm512_set1_pd(0x1p-126));
+    __mmask8 small = _mm512_cmp_pd_mask(_mm512_abs_pd(a), least, _CMP_LT_OQ);
+    return (_mm512_mask_cmp_pd_mask(tie, _mm512_abs_pd(e), error, _CMP_LE_OQ) | small) != 0;
 }
 /* Cut to the 24 bits of a float, the last of them set where anything was cut. */
 FN D NAME(odd_float)(D a) {
@@ -75,6 +86,9 @@ FN int NAME(same_floats)(F a, F b) {
     __m256i differs = _mm256_xor_si256(_mm256_castps_si256(a), _mm256_castps_si256(b));
     return _mm256_testz_si256(differs, differs);
 }
+/* Past the caches, to where a vector fits; 64 bytes likewise. */
+FN void NAME(put_floats_far)(float *p, F a) { _mm256_stream_ps(p, a); }
+FN void NAME(copy_far)(char *to, const char *from) { _mm512_stream_si512((__m512i *)to, _mm512_loadu_si512(from)); }
 /* To nearest, ties to even. */
 FN H NAME(bf16)(F a) {
     __m256i bits = _mm256_castps_si256(a), one = _mm256_set1_epi32(1);
@@ -103,6 +117,22 @@ FN Q NAME(q_minus)(Q a) { return _mm512_xor_ps(a, _mm512_set1_ps(-0.0f)); }
 FN int NAME(q_within)(Q a, Q limit) { return _mm512_cmp_ps_mask(a, limit, _CMP_LE_OQ) == 0xffff; }
 FN Q NAME(q_where_positive)(Q a, Q c) {
     return _mm512_maskz_mov_ps(_mm512_cmp_ps_mask(c, _mm512_setzero_ps(), _CMP_GT_OQ), a);
+}
+/* Magnitudes by their bits: NaN is larger than Inf. `a` has no sign. */
+FN Q NAME(q_larger)(Q a, Q b) {
+    return _mm512_castsi512_ps(_mm512_max_epi32(_mm512_castps_si512(a), _mm512_castps_si512(_mm512_abs_ps(b))));
+}
+FN Q NAME(q_smaller)(Q a, Q b) {
+    return _mm512_castsi512_ps(_mm512_min_epi32(_mm512_castps_si512(a), _mm512_castps_si512(_mm512_abs_ps(b))));
+}
+/* Whether the bits of a are at most `steps` above those of b. */
+FN int NAME(q_near)(Q a, Q b, int32_t steps) {
+    __m512i apart = _mm512_sub_epi32(_mm512_castps_si512(a), _mm512_castps_si512(b));
+    return _mm512_cmple_epi32_mask(apart, _mm512_set1_epi32(steps)) == 0xffff;
+}
+FN Q NAME(q_get)(const float *p) { return _mm512_loadu_ps(p); }
+FN D NAME(q_doubles)(Q a, int part) {
+    return _mm512_cvtps_pd(part ? _mm512_extractf32x8_ps(a, 1) : _mm512_castps512_ps256(a));
 }
 FN Q NAME(q_from)(const uint16_t *p, int type) {
     __m256i halves = _mm256_loadu_si256((const __m256i *)p);
@@ -139,6 +169,7 @@ FN D NAME(size)(D a) { return _mm256_andnot_pd(_mm256_set1_pd(-0.0), a); }
 FN D NAME(minus)(D a) { return _mm256_xor_pd(a, _mm256_set1_pd(-0.0)); }
 FN D NAME(error_of_product)(D a, D b, D c) { return _mm256_fmsub_pd(a, b, c); }
 FN D NAME(add_exact_product)(D c, D a, D b) { return _mm256_fmadd_pd(a, b, c); }
+FN D NAME(add_rounded_product)(D c, D a, D b) { return _mm256_fmadd_pd(a, b, c); }
 FN int NAME(within)(D a, D limit) { return _mm256_movemask_pd(_mm256_cmp_pd(a, limit, _CMP_LE_OQ)) == 0xf; }
 FN D NAME(where_positive)(D a, D c) {
     return _mm256_and_pd(a, _mm256_cmp_pd(c, _mm256_setzero_pd(), _CMP_GT_OQ));
@@ -152,6 +183,14 @@ FN D NAME(odd)(D a, D e) {
     __m256i moved = _mm256_and_si256(inexact, _mm256_cmpeq_epi64(_mm256_and_si256(bits, one), none));
     __m256i apart = _mm256_cmpgt_epi64(none, _mm256_xor_si256(bits, _mm256_castpd_si256(e)));
     return _mm256_castsi256_pd(_mm256_add_epi64(bits, _mm256_and_si256(moved, _mm256_or_si256(apart, one))));
+}
+FN int NAME(undecided)(D a, D e, D error) {
+    __m256i low = _mm256_and_si256(_mm256_castpd_si256(a), _mm256_set1_epi64x((1 << 29) - 1));
+    D tie = _mm256_castsi256_pd(_mm256_cmpeq_epi64(low, _mm256_set1_epi64x(1 << 28)));
+    D least = _mm256_max_pd(_mm256_mul_pd(error, _mm256_set1_pd(0x1p55)), _mm256_set1_pd(0x1p-126));
+    D small = _mm256_cmp_pd(NAME(size)(a), least, _CMP_LT_OQ);
+    tie = _mm256_and_pd(tie, _mm256_cmp_pd(NAME(size)(e), error, _CMP_LE_OQ));
+    return _mm256_movemask_pd(_mm256_or_pd(tie, small)) != 0;
 }
 FN D NAME(odd_float)(D a) {
     __m256i bits = _mm256_castpd_si256(a), low = _mm256_set1_epi64x((1 << 29) - 1);
@@ -182,6 +221,12 @@ FN int NAME(same_floats)(F a, F b) {
     __m128i differs = _mm_xor_si128(_mm_castps_si128(a), _mm_castps_si128(b));
     return _mm_testz_si128(differs, differs);
 }
+FN void NAME(put_floats_far)(float *p, F a) { _mm_stream_ps(p, a); }
+FN void NAME(copy_far)(char *to, const char *from) {
+    __m256i first = _mm256_loadu_si256((const __m256i *)from), second = _mm256_loadu_si256((const __m256i *)from + 1);
+    _mm256_stream_si256((__m256i *)to, first);
+    _mm256_stream_si256((__m256i *)to + 1, second);
+}
 FN H NAME(bf16)(F a) {
     __m128i bits = _mm_castps_si128(a), one = _mm_set1_epi32(1);
     bits = _mm_blendv_epi8(bits, _mm_set1_epi32(PLAIN_NAN), _mm_castps_si128(_mm_cmp_ps(a, a, _CMP_UNORD_Q)));
@@ -208,6 +253,21 @@ FN Q NAME(q_size)(Q a) { return _mm256_andnot_ps(_mm256_set1_ps(-0.0f), a); }
 FN Q NAME(q_minus)(Q a) { return _mm256_xor_ps(a, _mm256_set1_ps(-0.0f)); }
 FN int NAME(q_within)(Q a, Q limit) { return _mm256_movemask_ps(_mm256_cmp_ps(a, limit, _CMP_LE_OQ)) == 0xff; }
 FN Q NAME(q_where_positive)(Q a, Q c) { return _mm256_and_ps(a, _mm256_cmp_ps(c, _mm256_setzero_ps(), _CMP_GT_OQ)); }
+FN Q NAME(q_larger)(Q a, Q b) {
+    return _mm256_castsi256_ps(_mm256_max_epi32(_mm256_castps_si256(a), _mm256_castps_si256(NAME(q_size)(b))));
+}
+FN Q NAME(q_smaller)(Q a, Q b) {
+    return _mm256_castsi256_ps(_mm256_min_epi32(_mm256_castps_si256(a), _mm256_castps_si256(NAME(q_size)(b))));
+}
+FN int NAME(q_near)(Q a, Q b, int32_t steps) {
+    __m256i apart = _mm256_sub_epi32(_mm256_castps_si256(a), _mm256_castps_si256(b));
+    __m256i farther = _mm256_cmpgt_epi32(apart, _mm256_set1_epi32(steps));
+    return _mm256_testz_si256(farther, farther);
+}
+FN Q NAME(q_get)(const float *p) { return _mm256_loadu_ps(p); }
+FN D NAME(q_doubles)(Q a, int part) {
+    return _mm256_cvtps_pd(part ? _mm256_extractf128_ps(a, 1) : _mm256_castps256_ps128(a));
+}
 FN Q NAME(q_from)(const uint16_t *p, int type) {
     __m128i halves = _mm_loadu_si128((const __m128i *)p);
     if (type == FP16) return _mm256_cvtph_ps(halves);
@@ -244,6 +304,7 @@ FN D NAME(size)(D a) { return fabs(a); }
 FN D NAME(minus)(D a) { return -a; }
 FN D NAME(error_of_product)(D a, D b, D c) { return fma(a, b, -c); }
 FN D NAME(add_exact_product)(D c, D a, D b) { return c + a * b; }
+FN D NAME(add_rounded_product)(D c, D a, D b) { return c + a * b; }
 FN int NAME(within)(D a, D limit) { return a <= limit; }
 FN D NAME(where_positive)(D a, D c) { return c > 0.0 ? a : 0.0; }
 FN D NAME(finite_or_zero)(D a) { return a - a == 0.0 ? a : 0.0; }
@@ -251,6 +312,10 @@ FN D NAME(odd)(D a, D e) {
     uint64_t bits = bits_of_double(a);
     if (e != 0.0 && !(bits & 1)) bits += signbit(a) == signbit(e) ? 1 : -1;
     return double_of_bits(bits);
+}
+FN int NAME(undecided)(D a, D e, D error) {
+    int tie = (bits_of_double(a) & ((1 << 29) - 1)) == 1 << 28;
+    return (tie && fabs(e) <= error) || fabs(a) < fmax(error * 0x1p55, 0x1p-126);
 }
 FN D NAME(odd_float)(D a) {
     uint64_t bits = bits_of_double(a), low = (1 << 29) - 1;
@@ -274,6 +339,8 @@ FN F NAME(f_from)(const uint16_t *p, int type) {
 FN F NAME(floats)(D a) { return (float)a; }
 FN void NAME(put_floats)(float *p, F a) { *p = a; }
 FN int NAME(same_floats)(F a, F b) { return bits_of_float(a) == bits_of_float(b); }
+FN void NAME(put_floats_far)(float *p, F a) { *p = a; }
+FN void NAME(copy_far)(char *to, const char *from) { memcpy(to, from, 64); }
 FN H NAME(bf16)(F a) {
     uint32_t bits = a != a ? PLAIN_NAN : bits_of_float(a);
     return (uint16_t)((bits + 0x7fff + (bits >> 16 & 1)) >> 16);
@@ -303,6 +370,14 @@ FN Q NAME(q_size)(Q a) { return fabsf(a); }
 FN Q NAME(q_minus)(Q a) { return -a; }
 FN int NAME(q_within)(Q a, Q limit) { return a <= limit; }
 FN Q NAME(q_where_positive)(Q a, Q c) { return c > 0.0f ? a : 0.0f; }
+FN Q NAME(q_larger)(Q a, Q b) { return bits_of_float(a) < bits_of_float(fabsf(b)) ? fabsf(b) : a; }
+FN Q NAME(q_smaller)(Q a, Q b) { return bits_of_float(a) > bits_of_float(fabsf(b)) ? fabsf(b) : a; }
+FN int NAME(q_near)(Q a, Q b, int32_t steps) { return (int32_t)(bits_of_float(a) - bits_of_float(b)) <= steps; }
+FN Q NAME(q_get)(const float *p) { return *p; }
+FN D NAME(q_doubles)(Q a, int part) {
+    (void)part;
+    return a;
+}
 FN Q NAME(q_from)(const uint16_t *p, int type) {
     return (float)(type == FP16 ? NAME(from_fp16)(p) : NAME(from_bf16)(p));
 }

@@ -7,6 +7,7 @@
  * Plain C, no Python: called through ctypes, which lets other threads run meanwhile.
  */
 #define _POSIX_C_SOURCE 200809L
+#include <float.h>
 #include <math.h>
 #include <setjmp.h>
 #include <signal.h>
@@ -21,8 +22,8 @@ enum { BF16, FP16, FP32, FP64 };
 enum { SUMS = 16, CHUNK = 512, LEVELS = 8, WIDEST = 8 };
 /* Rows whose products are summed in registers: all at once, or by tiles. */
 enum { FEW = 4, TILE = 4 };
-/* Vectors that are mixed at once. */
-enum { VECTORS = 4 };
+/* Vectors that are mixed at once: of doubles, of floats. */
+enum { VECTORS = 4, FLOATS = 4 };
 
 /* Sums that stay below cannot overflow the output: nine tenths of its largest number. */
 static const double largest[] = {0x1.ccp+127, 58982.0, 0x1.ccp+127, 0x1.ccp+1023};
@@ -88,6 +89,50 @@ static inline int fits_float(double weight) {
     return weight == 0.0 || (fabs(weight) >= 0x1p-15 && fabs(weight) <= 0x1p60);
 }
 
+/* Farther above zero than any `steps`: no sum with a zero among its inputs counts as exact, since the sign of zero follows
+ * a rule of its own. */
+#define LARGER_THAN_ZERO 0x1p-97f
+
+/* What tells, for some weights, how exact sum_i a_i x_i is in double, x_i floats. */
+struct ease {
+    double reach;  /* its error is at most this times the largest |x_i| */
+    float most;    /* no sum overflows a float where all |x_i| are at most this */
+    int32_t steps; /* it is exact where the bits of the largest |x_i| are at most so many above those of the smallest */
+    /* The same for the weights' first and second parts, which lie in pairs in `parts`. */
+    double *parts, reach_of_second;
+    int32_t steps_of_first;
+};
+
+/* A sum of weights that are multiples of `grain`, `size` in all, times x_i: every partial sum is a multiple of grain times
+ * the last bit of the smallest x_i, and below size times twice the largest. A double has room for 53 bits. */
+static int32_t exact_steps(double size, double grain) {
+    double ratio = size / grain;
+    if (!(ratio >= 1.0 && ratio < 0x1p28 && grain > 0x1p-900)) return -1;
+    return (28 - ilogb(ratio)) << 23;
+}
+
+static struct ease ease_of(const double *weights, int64_t n, double *parts) {
+    double size = 0.0, grain = INFINITY, of_first = 0.0, of_second = 0.0;
+    for (int64_t i = 0; i < n; i++) {
+        uint64_t bits = bits_of_double(fabs(weights[i]));
+        double last = bits << 12 ? fabs(weights[i]) - double_of_bits(bits & (bits - 1)) : fabs(weights[i]);
+        if (last > 0.0) grain = fmin(grain, last);
+        size += fabs(weights[i]);
+    }
+    double coarse = size > 0x1p-900 && size < 0x1p900 ? ldexp(1.0, ilogb(size) - 13) : 1.0;
+    for (int64_t i = 0; i < n; i++) {
+        parts[2 * i] = rint(weights[i] / coarse) * coarse;
+        parts[2 * i + 1] = weights[i] - parts[2 * i];
+        of_first += fabs(parts[2 * i]);
+        of_second += fabs(parts[2 * i + 1]);
+    }
+    /* Products err by 2^-53 of all of them together, each of n sums by 2^-53 of no more. */
+    double steps = (double)(2 * n + 8) * 0x1p-53;
+    float most = (float)fmin(largest[FP32] / size, FLT_MAX);
+    struct ease found = {steps * size, most, exact_steps(size, grain), parts, steps * of_second, exact_steps(of_first, coarse)};
+    return found;
+}
+
 /* Where all inputs that have a part hold the same bits, those bits: signs of zeros included. */
 static void keep_agreed(const void *const *rows, int64_t n, int64_t start, int64_t stop, const double *weights, void *out,
                         int type) {
@@ -107,6 +152,8 @@ static void keep_agreed(const void *const *rows, int64_t n, int64_t start, int64
 
 #if defined(__x86_64__) && defined(__GNUC__)
 #include <immintrin.h>
+/* What went past the caches is there for every thread from here on. */
+static inline void all_stored(void) { _mm_sfence(); }
 #define ISA ISA_AVX512
 #define TARGET __attribute__((target("avx512f,avx512bw,avx512dq,avx512vl,avx2,fma,f16c")))
 #define NAME(x) x##_avx512
@@ -119,6 +166,9 @@ static void keep_agreed(const void *const *rows, int64_t n, int64_t start, int64
 #include "lanes.h"
 #include "loops.h"
 #include "undefine.h"
+#endif
+#if !defined(__x86_64__) || !defined(__GNUC__)
+static inline void all_stored(void) {}
 #endif
 #define ISA ISA_ANY
 #define TARGET
@@ -139,7 +189,7 @@ int32_t stockpot_isa(void) {
 
 /* Doubles of scratch that either function needs for n rows. */
 int64_t stockpot_scratch(int64_t n) {
-    int64_t gram = n * CHUNK + (SUMS + LEVELS + 1) * (n * (n + 1) / 2), mix = (n + 1) * (WIDEST + 1);
+    int64_t gram = n * CHUNK + (SUMS + LEVELS + 1) * (n * (n + 1) / 2), mix = (n + 1) * (WIDEST + 1) + 2 * n;
     return gram > mix ? gram : mix;
 }
 
@@ -198,12 +248,14 @@ int32_t stockpot_gram(int32_t isa, const void *const *rows, const int32_t *types
 
 /* out = sum_i weights_i w_i, correctly rounded; one row of weights and one total (high and low part of the sum of
  * the weights) for every `span` elements. Returns -1, or the index of the first element at which the output or an
- * input is not finite. With `pass_nonfinite` -1 always: Inf and NaN of what has no part do not spread. */
+ * input is not finite. With `pass_nonfinite` -1 always: Inf and NaN of what has no part do not spread. `far`:
+ * the output is not read again soon, and is written past the caches. */
 int64_t stockpot_mix(int32_t isa, const void *const *rows, const int32_t *types, int64_t n, int64_t count, int64_t span,
                      const double *weights, const double *totals, int32_t pass_nonfinite, double *scratch, void *out,
-                     int32_t out_type) {
+                     int32_t out_type, int32_t far) {
     START;
-    int64_t found = CALL(mix, rows, types, n, count, span, weights, totals, pass_nonfinite, scratch, out, out_type);
+    int64_t found = CALL(mix, rows, types, n, count, span, weights, totals, pass_nonfinite, scratch, out, out_type, far);
+    if (far) all_stored();
     END;
     return found;
 }
@@ -229,7 +281,7 @@ int64_t stockpot_mix_many(int32_t isa, const void *const *rows, const int32_t *t
     START;
     for (int64_t t = 0; t < tensors && found < 0; t++) {
         if (CALL(mix, rows + t * n, types, n, counts[t], counts[t], weights + t * n, totals + t * 2, 0, scratch, to,
-                 out_type) >= 0)
+                 out_type, 0) >= 0)
             found = t;
         to += counts[t] * size_of(out_type);
     }
