@@ -103,13 +103,15 @@ NEAR_HALF_WAY = {
     "thirds": lambda power: (1 / 3, 1 / 3, 1 / 3),
     "tenths": lambda power: (0.3, 0.7, 2.0**-power),
     "apart": lambda power: (2.0**power, -(2.0**power), 0.5, 0.5),
+    "all but cancelling": lambda power: (0.5, 0.5, 2.0 ** (power % 5), -(2.0 ** (power % 5))),
     "nothing": lambda power: (0.0, -0.0, 0.0),
 }
 
 
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16, torch.float16], ids=str)
 @pytest.mark.parametrize("name", NEAR_HALF_WAY)
 @pytest.mark.parametrize("isa", ISAS)
-def test_floats_next_to_half_way(monkeypatch, best, isa, name):
+def test_next_to_half_way(monkeypatch, best, isa, name, dtype):
     """What decides the rounding may lie a hundred bits below the sum: each element is that of fractions.
 
     Inputs of few bits, so that most sums are ties or next to one; some zeros, some far below the others.
@@ -118,23 +120,44 @@ def test_floats_next_to_half_way(monkeypatch, best, isa, name):
         pytest.skip("this machine has not got it")
     drawn = np.random.default_rng(7)
     count = 64 * 8 + 37  # vectors of every width, and a rest
-    for power in (1, 12, 14, 26, 28, 30, 40, 60):
+    first = exact.PRECISION[dtype] - 1
+    for power in (1, 3, 8, 12, 14, 26, 28, 30, 40, 60) if dtype != torch.float16 else (1, 3, 8, 12):
         weights = NEAR_HALF_WAY[name](power)
-        whole = drawn.integers(2**23, 2**23 + 16, size=(len(weights), count)) * drawn.choice([1, -1], size=count)
-        far = np.ldexp(whole, -drawn.choice([0, 0, 0, 1, 14, 28, 40], size=whole.shape) - 23)
+        whole = drawn.integers(2**first, 2**first + 16, size=(len(weights), count)) * drawn.choice([1, -1], size=count)
+        far = np.ldexp(whole, -drawn.choice([0, 0, 0, 1, 6, 9, 12, 14, 15, 16, 28, 40], size=whole.shape) - first)
         far[drawn.random(far.shape) < 0.01] = 0.0
-        far[:, :64] = np.ldexp(whole[:, :64], -23)  # a whole group where nothing stands out
+        far[:, :64] = np.ldexp(whole[:, :64], -first)  # a whole group where nothing stands out
         halves = [2.0 ** (-30 * (np.arange(count) // width % 2 == by)) for width in (4, 8) for by in (0, 1)]
-        for scale in (1.0, 2.0**-125, 2.0**-140, *halves):
-            inputs = [torch.tensor(row * scale, dtype=torch.float32) for row in far]
+        small = [2.0**-125, 2.0**-140] if dtype != torch.float16 else [2.0**-12, 2.0**-20]
+        for scale in (1.0, *small, *(halves if power % 2 == 0 else [])):
+            inputs = [torch.tensor(row * scale, dtype=dtype) for row in far]
             rows = [Row.of(tensor) for tensor in inputs]
-            at, found = mixed(isa, monkeypatch, rows, weights, count, torch.float32, False)
+            at, found = mixed(isa, monkeypatch, rows, weights, count, dtype, False)
             columns = zip(*(tensor.tolist() for tensor in inputs), strict=True)
-            expected = [
-                exact.rounded_fraction(exact.combination_of_fractions(weights, one), torch.float32) for one in columns
-            ]
-            assert (at, np.frombuffer(found, np.float32).tolist()) == (-1, expected), (power, scale)
-            assert mixed(None, monkeypatch, rows, weights, count, torch.float32, False) == (at, found)
+            expected = [exact.rounded_fraction(exact.combination_of_fractions(weights, one), dtype) for one in columns]
+            values = torch.frombuffer(bytearray(found), dtype=dtype).tolist()
+            assert (at, values) == (-1, expected), (power, scale)
+            assert mixed(None, monkeypatch, rows, weights, count, dtype, False) == (at, found)
+
+
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16], ids=str)
+@pytest.mark.parametrize("isa", ISAS)
+def test_the_last_bits_of_small_terms_count(monkeypatch, best, isa, dtype):
+    """Ties, but for two far smaller terms that cancel all but their last bits: by any distance."""
+    if isa > best:
+        pytest.skip("this machine has not got it")
+    step, weights = 2.0 ** (1 - exact.PRECISION[dtype]), (0.5, 0.5, 0.5, -0.5)
+    first = 1 + 2 * step * torch.arange(60, dtype=torch.float64)
+    for power in range(24):
+        for sign in (1, -1):
+            far = 2.0**-power * torch.ones(60, dtype=torch.float64)
+            inputs = [tensor.to(dtype) for tensor in (first, first + step, far * (1 + max(sign, 0) * step))]
+            inputs.append((far * (1 + max(-sign, 0) * step)).to(dtype))
+            rows = [Row.of(tensor) for tensor in inputs]
+            found = mixed(isa, monkeypatch, rows, weights, 60, dtype, False)[1]
+            columns = zip(*(tensor.tolist() for tensor in inputs), strict=True)
+            expected = [exact.rounded_fraction(exact.combination_of_fractions(weights, one), dtype) for one in columns]
+            assert torch.frombuffer(bytearray(found), dtype=dtype).tolist() == expected, (power, sign)
 
 
 @pytest.mark.parametrize("tilt", [-1, 0, 1])

@@ -130,6 +130,11 @@ FN int NAME(q_near)(Q a, Q b, int32_t steps) {
     __m512i apart = _mm512_sub_epi32(_mm512_castps_si512(a), _mm512_castps_si512(b));
     return _mm512_cmple_epi32_mask(apart, _mm512_set1_epi32(steps)) == 0xffff;
 }
+/* x, but 0 where they are. */
+FN Q NAME(q_unless_near)(Q x, Q a, Q b, int32_t steps) {
+    __m512i apart = _mm512_sub_epi32(_mm512_castps_si512(a), _mm512_castps_si512(b));
+    return _mm512_maskz_mov_ps(_mm512_cmpgt_epi32_mask(apart, _mm512_set1_epi32(steps)), x);
+}
 FN Q NAME(q_get)(const float *p) { return _mm512_loadu_ps(p); }
 FN D NAME(q_doubles)(Q a, int part) {
     return _mm512_cvtps_pd(part ? _mm512_extractf32x8_ps(a, 1) : _mm512_castps512_ps256(a));
@@ -264,6 +269,10 @@ FN int NAME(q_near)(Q a, Q b, int32_t steps) {
     __m256i farther = _mm256_cmpgt_epi32(apart, _mm256_set1_epi32(steps));
     return _mm256_testz_si256(farther, farther);
 }
+FN Q NAME(q_unless_near)(Q x, Q a, Q b, int32_t steps) {
+    __m256i apart = _mm256_sub_epi32(_mm256_castps_si256(a), _mm256_castps_si256(b));
+    return _mm256_and_ps(x, _mm256_castsi256_ps(_mm256_cmpgt_epi32(apart, _mm256_set1_epi32(steps))));
+}
 FN Q NAME(q_get)(const float *p) { return _mm256_loadu_ps(p); }
 FN D NAME(q_doubles)(Q a, int part) {
     return _mm256_cvtps_pd(part ? _mm256_extractf128_ps(a, 1) : _mm256_castps256_ps128(a));
@@ -373,6 +382,7 @@ FN Q NAME(q_where_positive)(Q a, Q c) { return c > 0.0f ? a : 0.0f; }
 FN Q NAME(q_larger)(Q a, Q b) { return bits_of_float(a) < bits_of_float(fabsf(b)) ? fabsf(b) : a; }
 FN Q NAME(q_smaller)(Q a, Q b) { return bits_of_float(a) > bits_of_float(fabsf(b)) ? fabsf(b) : a; }
 FN int NAME(q_near)(Q a, Q b, int32_t steps) { return (int32_t)(bits_of_float(a) - bits_of_float(b)) <= steps; }
+FN Q NAME(q_unless_near)(Q x, Q a, Q b, int32_t steps) { return NAME(q_near)(a, b, steps) ? 0.0f : x; }
 FN Q NAME(q_get)(const float *p) { return *p; }
 FN D NAME(q_doubles)(Q a, int part) {
     (void)part;

@@ -462,16 +462,20 @@ FN int NAME(mix_floats_finely)(const void *const *rows, int64_t n, int64_t at, c
 
 /* The same for 16-bit inputs and outputs in floats. Elements whose error leaves one value of the output are done; the
  * places of the others, counted from `start`, are added to `unsure`. Returns how many there are, or -1 where all may not
- * be finite: then nothing is decided. */
+ * be finite: then nothing is decided. Where the |x_i| are at most `steps` (if not negative) from each other there is no
+ * error. */
 FN int NAME(mix_quickly)(const void *const *rows, const int32_t *types, int64_t n, int64_t start, int64_t at,
                          const double *weights, const double *total, int skip_zero, void *out, int out_type,
-                         uint16_t *unsure, int count) {
+                         int32_t steps, uint16_t *unsure, int count) {
     enum { GROUPS = VECTORS * WIDTH / QUICK };
-    Q x0[GROUPS], whole[GROUPS], sum[GROUPS], size[GROUPS], scale = NAME(q_all)((float)total[0]);
+    Q x0[GROUPS], whole[GROUPS], sum[GROUPS], size[GROUPS], top[GROUPS], bottom[GROUPS], scale = NAME(q_all)((float)total[0]);
     for (int v = 0; v < GROUPS; v++) {
         x0[v] = NAME(q_from)((const uint16_t *)rows[0] + at + v * QUICK, types[0]);
         whole[v] = NAME(q_mul)(scale, x0[v]);
         sum[v] = size[v] = NAME(q_zero)();
+        if (steps < 0) continue;
+        top[v] = NAME(q_larger)(NAME(q_all)(LARGER_THAN_ZERO), x0[v]);
+        bottom[v] = NAME(q_size)(x0[v]);
     }
     for (int64_t i = 1; i < n; i++) {
         if (skip_zero && weights[i] == 0.0) continue;
@@ -481,6 +485,9 @@ FN int NAME(mix_quickly)(const void *const *rows, const int32_t *types, int64_t 
             Q p = NAME(q_mul)(a, NAME(q_sub)(x0[v], x));
             sum[v] = NAME(q_add)(sum[v], p);
             size[v] = NAME(q_add)(size[v], NAME(q_size)(p));
+            if (steps < 0) continue;
+            top[v] = NAME(q_larger)(top[v], x);
+            bottom[v] = NAME(q_smaller)(bottom[v], x);
         }
     }
     /* Terms err by 2^-24 of their size for each operation, their own sum's included; S x_0 by 5 x 2^-24 of itself, up to
@@ -493,6 +500,7 @@ FN int NAME(mix_quickly)(const void *const *rows, const int32_t *types, int64_t 
         Q error = NAME(q_add)(NAME(q_mul)(reach, NAME(q_all)(5 * 0x1p-24f)), NAME(q_mul)(size[v], of_sum));
         reach = NAME(q_add)(reach, size[v]);
         error = NAME(q_where_positive)(NAME(q_add)(error, NAME(q_all)(0x1p-120f)), reach);
+        if (steps >= 0) error = NAME(q_unless_near)(error, top[v], bottom[v], steps);
         Q high = NAME(q_minus)(NAME(q_sub)(NAME(q_minus)(value), error));
         fine &= NAME(q_within)(reach, limit);
         uint32_t own = NAME(q_put)((uint16_t *)out + at + v * QUICK, NAME(q_sub)(value, error), high, out_type);
@@ -522,7 +530,7 @@ FN void NAME(mix_scattered)(const void *const *rows, const int32_t *types, int64
 
 /* At most CHUNK elements; returns whether all is finite. */
 FN int NAME(mix_many)(const void *const *rows, const int32_t *types, int64_t n, int64_t start, int64_t stop,
-                      const double *weights, const double *total, int skip_zero, int quick, const struct ease *ease,
+                      const double *weights, const double *total, int skip_zero, int quick, int32_t steps, const struct ease *ease,
                       void *out, int out_type, int far, double *scratch) {
     int fine = 1, unsure = 0;
     uint16_t places[CHUNK];
@@ -537,8 +545,10 @@ FN int NAME(mix_many)(const void *const *rows, const int32_t *types, int64_t n, 
     }
     for (; at + VECTORS * WIDTH <= stop; at += VECTORS * WIDTH) {
         if (quick) {
-            int found = NAME(mix_quickly)(rows, types, n, start, at, weights, total, skip_zero, out, out_type, places,
-                                          unsure);
+            int found = steps < 0 ? NAME(mix_quickly)(rows, types, n, start, at, weights, total, skip_zero, out, out_type,
+                                                      -1, places, unsure)
+                                  : NAME(mix_quickly)(rows, types, n, start, at, weights, total, skip_zero, out, out_type,
+                                                      steps, places, unsure);
             if (found >= 0) {
                 unsure = found;
                 continue;
@@ -583,6 +593,7 @@ TARGET static int64_t NAME(mix)(const void *const *rows, const int32_t *types, i
             if (from_types[i] > FP16 || !fits_float(used_weights[i])) quick = 0;
             if (from_types[i] != FP32) floats = 0;
         }
+        int32_t steps = quick ? exact_steps_of_halves(used_weights, used_rows, used_totals[0]) : -1;
         struct ease ease = ease_of(used_weights, used_rows, scratch + (n + 1) * (WIDEST + 1));
         for (int64_t start = first; start < last; start += CHUNK) {
             int64_t stop = least(start + CHUNK, last);
@@ -595,7 +606,7 @@ TARGET static int64_t NAME(mix)(const void *const *rows, const int32_t *types, i
                 memcpy(to + done, kept_bytes + done, (size_t)(bytes - done));
             } else if (stop - start >= WIDTH) {
                 fine = NAME(mix_many)(from, from_types, used_rows, start, stop, used_weights, used_totals, pass_nonfinite,
-                                      quick, floats ? &ease : NULL, out, out_type, far, scratch);
+                                      quick, steps, floats ? &ease : NULL, out, out_type, far, scratch);
             } else {
                 const void **moved = (const void **)(scratch + WIDTH * (n + 1));
                 for (int64_t i = 0; i < used_rows; i++) {

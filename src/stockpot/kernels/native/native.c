@@ -1,8 +1,9 @@
 /* Inner products and linear combinations of rows of floats, on the CPU.
  *
- * Every operation is IEEE double, in an order that is part of the definition, and no product is fused with a sum
- * unless its rounding error is wanted (compile with -ffp-contract=off): the bits depend on the inputs alone, not on
- * the instruction set, the compiler or the number of threads. _torch.py defines the same bits with torch.
+ * Inner products are IEEE double, in an order that is part of the definition; combinations are correctly rounded, by
+ * whatever way proves it. No product is fused with a sum unless either rounding will do (compile with
+ * -ffp-contract=off): the bits depend on the inputs alone, not on the instruction set, the compiler or the number of
+ * threads. _torch.py defines the same bits with torch.
  *
  * Plain C, no Python: called through ctypes, which lets other threads run meanwhile.
  */
@@ -111,12 +112,29 @@ static int32_t exact_steps(double size, double grain) {
     return (28 - ilogb(ratio)) << 23;
 }
 
+/* The value of the last bit of a number; Inf of zero. */
+static double last_bit(double value) {
+    uint64_t bits = bits_of_double(fabs(value));
+    if (value == 0.0) return INFINITY;
+    return bits << 12 ? fabs(value) - double_of_bits(bits & (bits - 1)) : fabs(value);
+}
+
+/* The same for S x_0 - sum_i a_i (x_0 - x_i) in floats, the x_i of 16 bits: 11 digits at most, 24 places. */
+static int32_t exact_steps_of_halves(const double *weights, int64_t n, double total) {
+    double size = fabs(total), grain = last_bit(total);
+    for (int64_t i = 1; i < n; i++) {
+        grain = fmin(grain, last_bit(weights[i]));
+        size += 2.0 * fabs(weights[i]);
+    }
+    double ratio = size / grain;
+    if (!(ratio >= 1.0 && ratio < 0x1p12)) return -1;
+    return (12 - ilogb(ratio)) << 23;
+}
+
 static struct ease ease_of(const double *weights, int64_t n, double *parts) {
     double size = 0.0, grain = INFINITY, of_first = 0.0, of_second = 0.0;
     for (int64_t i = 0; i < n; i++) {
-        uint64_t bits = bits_of_double(fabs(weights[i]));
-        double last = bits << 12 ? fabs(weights[i]) - double_of_bits(bits & (bits - 1)) : fabs(weights[i]);
-        if (last > 0.0) grain = fmin(grain, last);
+        grain = fmin(grain, last_bit(weights[i]));
         size += fabs(weights[i]);
     }
     double coarse = size > 0x1p-900 && size < 0x1p900 ? ldexp(1.0, ilogb(size) - 13) : 1.0;
