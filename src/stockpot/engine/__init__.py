@@ -19,7 +19,7 @@ if TYPE_CHECKING:
     from stockpot.engine._execute import Progress
     from stockpot.engine._geometry import Geometry, measure_geometry
     from stockpot.engine._live import LiveModel
-    from stockpot.engine._memory import MemorySource, to_memory
+    from stockpot.engine._memory import MemorySink, MemorySource, to_memory
     from stockpot.engine._merge import MergeResult, check_output, write
     from stockpot.engine._products import plan_products, products
     from stockpot.engine._records import RatioSummary
@@ -34,6 +34,7 @@ __all__ = [
     "Inputs",
     "Job",
     "LiveModel",
+    "MemorySink",
     "MemorySource",
     "MergeResult",
     "Plan",
@@ -69,6 +70,7 @@ _LATER = {
     "memory_digest": "_content",
     "mixture_digest": "_content",
     "Progress": "_execute",
+    "MemorySink": "_memory",
     "MemorySource": "_memory",
     "MergeResult": "_merge",
     "check_output": "_merge",

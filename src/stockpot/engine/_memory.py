@@ -124,13 +124,20 @@ class MemorySink:
         """Nothing to do."""
 
 
-def to_memory(plan: Plan, sink: MemorySink | None = None) -> tuple[dict[str, Tensor], Records]:
+def to_memory(
+    plan: Plan, sink: MemorySink | None = None, grams: Mapping[str, Array] | None = None
+) -> tuple[dict[str, Tensor], Records]:
     """Carry out a plan in memory: name -> tensor, in the template's order; aliases are the same tensor.
 
     Tensors that ``sink`` has from before are written over where they fit: a second result then costs no memory.
+    ``grams``: inner products by group that are known already, and are not measured again.
     """
-    sink, records = sink or MemorySink(), Records()
-    execute(Run(plan, make_tasks(plan, frozenset(), frozenset()), sink, records))
+    sink, records, known = sink or MemorySink(), Records(), grams or {}
+    run = Run(plan, make_tasks(plan, frozenset(), frozenset(known)), sink, records)
+    for number, group in enumerate(plan.groups):
+        if group.name in known:
+            run.preset(number, known[group.name])
+    execute(run)
     result = {slot.name: sink.tensors[slot.name] for slot in plan.slots}
     result.update({alias: result[name] for alias, name in plan.alignment.aliases.items()})
     return result, records
