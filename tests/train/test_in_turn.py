@@ -282,6 +282,6 @@ def test_an_anchor_on_disk_is_the_runs(tmp_path):
     torch.save(model.state_dict(), tmp_path / "w0.pt")
     torch.save(runs.made("plain", seed=1).state_dict(), tmp_path / "other.pt")
     state = PeriodicStock(InTurn(model, count=2), Schedule(1), anchor=tmp_path / "w0.pt").state_dict()
-    assert state["anchor"] is None
+    assert state["replicas"]["anchor"] is None
     with pytest.raises(errors.ParameterError, match="not the one that the run began with"):
         PeriodicStock(InTurn(model, count=2), Schedule(1), anchor=tmp_path / "other.pt").load_state_dict(state)

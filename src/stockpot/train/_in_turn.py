@@ -8,10 +8,12 @@ from typing import Any, Protocol
 
 from torch import Tensor, nn, optim
 
-from stockpot import errors
+from stockpot import engine, errors
 from stockpot.checkpoint import Source, open_checkpoint
 from stockpot.engine import MemorySource
+from stockpot.train._merging import Merge, Merger, Options
 from stockpot.train._optimizers import AfterMerge, State, after_merge
+from stockpot.train._schedule import Unit
 from stockpot.train._weights import Weights, aliases, copied, on_cpu, put_back, trained
 
 
@@ -56,12 +58,28 @@ class InTurn:
         self._extras = list(extras)
         self._folder = None if park == "cpu" else Path(park)
         self._parked: dict[int, Weights] = {}
+        self._anchor: Weights | None = None
+        self._merger: Merger
         self._start: Weights = copied(trained(model))
         self._states = [self._own_states() for _ in range(count)]
 
     def weights(self) -> Weights:
         """Of the replica whose turn it is: the model's own tensors."""
         return trained(self.model)
+
+    def begin(self, anchor: Mapping[str, Tensor] | str | Path | None, options: Options) -> None:
+        """Settle the anchor, and refuse now what a merge would refuse for names, shapes or options."""
+        weights = self.weights()
+        if isinstance(anchor, (str, Path)):
+            self._merger = Merger(open_checkpoint(anchor), options)
+        else:
+            given = weights if anchor is None else anchor
+            self._keep_anchor({name: tensor for name, tensor in given.items() if name in weights}, options)
+        self._merger.check([MemorySource(weights, "replica")] * self.count)
+
+    def _keep_anchor(self, weights: Mapping[str, Tensor], options: Options) -> None:
+        self._anchor = copied(weights)
+        self._merger = Merger(MemorySource(self._anchor, "anchor"), options)
 
     def next(self) -> bool:
         """The current replica has reached a merge. True if it was the last; else the next one is in the model now."""
@@ -72,24 +90,30 @@ class InTurn:
         self._enter(self.current + 1)
         return False
 
-    def sources(self) -> list[Source]:
-        """All replicas, when the last one has reached the merge: the parked ones and the model."""
+    def merge(self, at: int, unit: Unit, optimizer_state: AfterMerge) -> Merge:
+        """When the last one has reached the merge: all replicas go on from the merged weights, the first one first."""
         parked = [self._source(number) for number in range(self.count - 1)]
-        return [*parked, MemorySource(self.weights(), f"replica {self.count - 1}")]
-
-    def start_from(self, merged: Mapping[str, Tensor], optimizer_state: AfterMerge) -> None:
-        """All replicas go on from here, the first one first."""
-        self._start = dict(merged)
+        sources = [*parked, MemorySource(self.weights(), f"replica {self.count - 1}")]
+        geometry = self._merger.measure(sources)
+        self._start = dict(self._merger.combine(sources, geometry))
         for place in range(len(self._optimizers)):
             states = after_merge([own[place] for own in self._states], optimizer_state)
             for own, state in zip(self._states, states, strict=True):
                 own[place] = state
         self._enter(0)
+        return Merge(at, unit, self._merger.options.ratios(geometry), geometry)
 
     def state_dict(self) -> dict[str, Any]:
         """Whose turn it is, where the turns began, what is parked; not the model and its optimizers."""
         parked = {number: self._parked_weights(number) for number in range(self.current)}
-        return {"current": self.current, "start": self._start, "parked": parked, "states": self._states}
+        return {
+            "current": self.current,
+            "start": self._start,
+            "parked": parked,
+            "states": self._states,
+            "anchor": self._anchor,
+            "anchor_digest": self._anchor_digest(),
+        }
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
         """Go on from there. The model, its optimizers and the extras are yours to load."""
@@ -97,11 +121,23 @@ class InTurn:
             raise errors.ParameterError(
                 "the saved run has another number of replicas", expected=self.count, got=len(state["states"])
             )
+        if state["anchor"] is not None:
+            self._keep_anchor(state["anchor"], self._merger.options)
+        if self._anchor_digest() != state["anchor_digest"]:
+            raise errors.ParameterError(
+                "the anchor is not the one that the run began with", remedy="give the pre-trained weights of that run"
+            )
         self.current = int(state["current"])
         self._start = copied(state["start"])
         self._states = [[on_cpu(one) for one in own] for own in state["states"]]
         for number, weights in state["parked"].items():
             self._park(int(number), weights)
+
+    def _anchor_digest(self) -> str:
+        """Of its content. Cost: reading it once."""
+        if self._anchor is not None:
+            return engine.memory_digest(self._merger.anchor)
+        return "+".join(engine.file_digest(file.path) for file in self._merger.anchor.files)
 
     def _enter(self, number: int) -> None:
         self.current = number

@@ -12,18 +12,19 @@ import torch
 from torch import Tensor
 
 from stockpot import engine
-from stockpot.checkpoint import Source, open_checkpoint
+from stockpot.checkpoint import Source
 from stockpot.engine import Geometry
+from stockpot.measure import Array, group_of
+from stockpot.methods import get_method
 from stockpot.recipe import Missing, Recipe, build_recipe, parse_size
 from stockpot.train._schedule import Unit
-from stockpot.train._weights import copied
 
 ANCHOR = "anchor"
 
 
 @dataclass(frozen=True)
 class Merge:
-    """What one merge found. ``ratios``: Model Stock's t by group (tensor, block, ...), None where nothing moved.
+    """What one merge found. ``ratios``: Model Stock's t by group (tensor, block, model), None where nothing moved.
 
     ``geometry``: norms, angles and distances of the replicas around the anchor, tensor by tensor, as ``stockpot
     geometry`` gives them.
@@ -64,43 +65,49 @@ class Options:
     memory: str | int = "64MiB"
     workers: int | None = None
 
+    @property
+    def block_regex(self) -> str | None:
+        """What of a name is its block; None: our rule."""
+        found = self.parameters.get("block_regex")
+        return found if isinstance(found, str) else None
+
+    def grams(self, geometry: Geometry) -> dict[str, Array]:
+        """Sums of the tensors' inner products over each group: tensors, blocks or the model."""
+        found: dict[str, Array] = {}
+        for name, gram in zip(geometry.names, geometry.grams, strict=True):
+            group = group_of(name, self.granularity, self.block_regex)
+            found[group] = found[group] + gram if group in found else gram
+        return found
+
+    def ratios(self, geometry: Geometry) -> dict[str, float | None]:
+        """Model Stock's t of each group; by rows: none, they are too many."""
+        if self.granularity == "row":
+            return {}
+        values = {name: value for name, value in self.parameters.items() if name != "block_regex"}
+        found = {}
+        for group, gram in self.grams(geometry).items():
+            ratio = get_method("model_stock")(gram, values).ratio
+            assert ratio is not None
+            found[group] = None if np.isnan(ratio) else float(ratio)
+        return found
+
 
 class Merger:
     """Merges any replicas against one anchor, into the same memory each time: one model, whatever their number."""
 
-    def __init__(self, anchor: Mapping[str, Tensor] | str | Path, options: Options) -> None:
-        """``anchor``: the weights themselves, which are copied, or a checkpoint, which is read at each merge."""
-        self.anchor: Source
-        self.kept: dict[str, Tensor] | None = None
-        if isinstance(anchor, (str, Path)):
-            self.anchor = open_checkpoint(anchor)
-        else:
-            self.keep(anchor)
+    def __init__(self, anchor: Source, options: Options) -> None:
+        """``anchor``: what the replicas began with; it must never change."""
+        self.anchor = anchor
         self.options = options
         self._sink = engine.MemorySink()
-
-    def keep(self, anchor: Mapping[str, Tensor]) -> None:
-        """Take weights in memory as the anchor: a copy, which nothing changes."""
-        self.kept = copied(anchor)
-        self.anchor = engine.MemorySource(self.kept, ANCHOR)
-
-    def digest(self) -> str:
-        """Of the anchor's content. Cost: reading it once."""
-        if self.kept is not None:
-            return engine.memory_digest(self.anchor)
-        return "+".join(engine.file_digest(file.path) for file in self.anchor.files)
 
     def check(self, replicas: Sequence[Source]) -> None:
         """Refuse now what a merge would refuse for names, shapes or options. Reads no weights."""
         self._plan(replicas)
 
-    def merge(self, replicas: Sequence[Source], at: int, unit: Unit) -> tuple[dict[str, Tensor], Merge]:
-        """The merged weights, in memory that the next merge writes over, and what was found.
-
-        Cost: the replicas and the anchor are read twice (once for inner products), one model is written. A replica
-        with NaN or Inf is refused before anything is written.
-        """
-        geometry = engine.measure_geometry(
+    def measure(self, replicas: Sequence[Source]) -> Geometry:
+        """Inner products of every tensor. Cost: the replicas and the anchor are read once; NaN and Inf are refused."""
+        return engine.measure_geometry(
             self._recipe("geometry", replicas),
             centre=None,
             granularity="tensor",
@@ -110,11 +117,15 @@ class Merger:
             device="cpu",
             opened=self._opened(replicas),
         )
+
+    def combine(self, replicas: Sequence[Source], geometry: Geometry) -> dict[str, Tensor]:
+        """The merged weights, in memory that the next merge writes over.
+
+        Cost: the replicas and the anchor are read once (twice by rows), one model is written.
+        """
         plan = self._plan(replicas)
-        grams = None if self.options.granularity == "row" else _by_group(plan, geometry)
-        tensors, records = engine.to_memory(plan, self._sink, grams)
-        ratios = {name: record.ratio for name, record in records.groups.items()}
-        return tensors, Merge(at, unit, ratios, geometry)
+        grams = None if self.options.granularity == "row" else self.options.grams(geometry)
+        return engine.to_memory(plan, self._sink, grams)[0]
 
     def _plan(self, replicas: Sequence[Source]) -> engine.Plan:
         job = engine.resolve(self._recipe("model_stock", replicas))
@@ -144,12 +155,3 @@ class Merger:
 
     def _opened(self, replicas: Sequence[Source]) -> dict[str, Source]:
         return {ANCHOR: self.anchor} | {f"replica {number}": source for number, source in enumerate(replicas)}
-
-
-def _by_group(plan: engine.Plan, geometry: Geometry) -> dict[str, Any]:
-    """Sums of the tensors' inner products over each group."""
-    place = {name: number for number, name in enumerate(geometry.names)}
-    return {
-        group.name: np.sum([geometry.grams[place[plan.slots[slot].name]] for slot in group.slots], axis=0)
-        for group in plan.groups
-    }

@@ -5,18 +5,43 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import asdict
 from pathlib import Path
-from typing import Any
+from typing import Any, Protocol
 
 from torch import Tensor
 
 from stockpot import errors
-from stockpot.engine import MemorySource
-from stockpot.train._in_turn import InTurn
-from stockpot.train._merging import Merge, Merger, Options
+from stockpot.train._merging import Merge, Options
 from stockpot.train._optimizers import AfterMerge
-from stockpot.train._schedule import Schedule
+from stockpot.train._schedule import Schedule, Unit
 
 AFTER_MERGE = ("keep", "reset", "average")
+
+
+class Replicas(Protocol):
+    """Where the replicas are, and how they meet: InTurn, SideBySide."""
+
+    @property
+    def count(self) -> int:
+        """How many there are."""
+
+    @property
+    def current(self) -> int:
+        """The one that trains here now, from 0."""
+
+    def begin(self, anchor: Mapping[str, Tensor] | str | Path | None, options: Options) -> None:
+        """Settle the anchor (None: the weights as they are), and refuse now what a merge would refuse."""
+
+    def next(self) -> bool:
+        """The current replica has reached a merge. True if all have; else another one trains here from now on."""
+
+    def merge(self, at: int, unit: Unit, optimizer_state: AfterMerge) -> Merge:
+        """Merge all, and go on from the merged weights."""
+
+    def state_dict(self) -> dict[str, Any]:
+        """All that a killed run needs, beside the model and its optimizers."""
+
+    def load_state_dict(self, state: Mapping[str, Any]) -> None:
+        """Go on from there."""
 
 
 class PeriodicStock:
@@ -25,11 +50,11 @@ class PeriodicStock:
     Per tensor, w_H = t m + (1 - t) w0 with m the mean of the replicas and t from their angles around w0, the anchor:
     always the weights that the whole run began with, however often it has merged since.
 
-    Arguments: ``replicas``, how they are held (InTurn); ``schedule``; ``anchor``, the pre-trained weights: a map of
-    tensors (copied), or a checkpoint as ``stockpot merge`` takes it (read at every merge, not kept in memory); by
-    default the model's weights now. ``optimizer_state`` at a merge: ``keep`` each replica's own (default), ``reset``,
-    or ``average`` the moments; learning rates are never touched. ``options``: granularity, parameters and policies
-    of the method, memory and workers.
+    Arguments: ``replicas``, how they are held (InTurn, SideBySide); ``schedule``; ``anchor``, the pre-trained weights:
+    a map of tensors (copied), or a checkpoint as ``stockpot merge`` takes it (in turn: read at every merge, not kept
+    in memory); by default the model's weights now. ``optimizer_state`` at a merge: ``keep`` each replica's own
+    (default), ``reset``, or ``average`` the moments; learning rates are never touched. ``options``: granularity,
+    parameters and policies of the method, memory and workers.
 
     Raises InputError kinds: at once where the anchor and the model do not correspond; at a merge for NaN and Inf in a
     replica (named; no weight has been changed then).
@@ -53,7 +78,7 @@ class PeriodicStock:
 
     def __init__(
         self,
-        replicas: InTurn,
+        replicas: Replicas,
         schedule: Schedule,
         *,
         anchor: Mapping[str, Tensor] | str | Path | None = None,
@@ -66,11 +91,7 @@ class PeriodicStock:
         self.merges: list[Merge] = []
         self.steps = self.epochs = 0
         self._begun = (0, 0)
-        weights = replicas.weights()
-        if isinstance(anchor, Mapping):
-            anchor = {name: tensor for name, tensor in anchor.items() if name in weights}
-        self._merger = Merger(weights if anchor is None else anchor, options or Options())
-        self._merger.check([MemorySource(weights, "replica")] * replicas.count)
+        replicas.begin(anchor, options or Options())
 
     @property
     def replica(self) -> int:
@@ -95,8 +116,7 @@ class PeriodicStock:
     def merge(self) -> Merge:
         """Merge now; all replicas must have reached this point."""
         at = self._count(self.steps, self.epochs)
-        merged, found = self._merger.merge(self.replicas.sources(), at, self.schedule.unit)
-        self.replicas.start_from(merged, self.optimizer_state)
+        found = self.replicas.merge(at, self.schedule.unit, self.optimizer_state)
         self._begun = (self.steps, self.epochs)
         self.merges.append(found)
         return found
@@ -112,20 +132,12 @@ class PeriodicStock:
             "steps": self.steps,
             "epochs": self.epochs,
             "begun": list(self._begun),
-            "anchor": self._merger.kept,
-            "anchor_digest": self._merger.digest(),
             "replicas": self.replicas.state_dict(),
             "merges": [merge.state() for merge in self.merges],
         }
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
         """Go on from there, to the weights of a run that was never killed."""
-        if state["anchor"] is not None:
-            self._merger.keep(state["anchor"])
-        if self._merger.digest() != state["anchor_digest"]:
-            raise errors.ParameterError(
-                "the anchor is not the one that the run began with", remedy="give the pre-trained weights of that run"
-            )
         if (saved := Schedule(**state["schedule"])).unit != self.schedule.unit:
             raise errors.ParameterError(
                 "the saved run counts otherwise", expected=f"{self.schedule.unit}s", got=f"{saved.unit}s"

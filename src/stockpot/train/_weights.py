@@ -2,11 +2,18 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping
+from dataclasses import dataclass
 from typing import Any
 
+import numpy as np
 import torch
+from numpy.typing import NDArray
 from torch import Tensor, nn
+
+from stockpot import errors
+from stockpot.checkpoint import TORCH_NAMES, Source
 
 Weights = dict[str, Tensor]
 
@@ -32,8 +39,71 @@ def trained(model: nn.Module) -> Weights:
     found = {}
     for name, tensor in inner.state_dict(keep_vars=True).items():
         if name not in frozen and isinstance(tensor, Tensor):
-            found[name] = _local(tensor.detach())
+            found[name] = local(tensor.detach())
     return found
+
+
+@dataclass(frozen=True)
+class Part:
+    """What this process holds of a tensor: ``tensor``; of the whole, its ``shape`` and the element it begins at."""
+
+    tensor: Tensor
+    shape: tuple[int, ...]
+    first: int
+
+    def read(self, source: Source, name: str, start: int, stop: int) -> Tensor:
+        """The same elements of a checkpoint, ``start`` to ``stop`` of this part; flat."""
+        info = source.tensors.get(source.aliases.get(name, name))
+        if info is None:
+            raise errors.MissingTensorError("the anchor lacks a tensor of the model", tensor=name, file=source.ref)
+        if tuple(info.shape) != self.shape:
+            raise errors.MismatchError(
+                "the anchor has another shape", tensor=name, file=source.ref, expected=list(self.shape),
+                got=list(info.shape),
+            )  # fmt: skip
+        dtype: torch.dtype = getattr(torch, TORCH_NAMES[info.dtype])
+        found = torch.empty(stop - start, dtype=dtype)
+        if stop > start:
+            room: NDArray[np.uint8] = found.view(torch.uint8).numpy()
+            source.read_into(info, (self.first + start) * dtype.itemsize, room.data)
+        return found
+
+
+def parts(model: nn.Module) -> dict[str, Part]:
+    """What this process holds of all that training changes; one name for each tensor.
+
+    Raises UsageError for tensors that are not cut along their rows, which fully_shard never makes by itself.
+    """
+    inner = unwrapped(model)
+    own = trained(inner)
+    same = aliases(own)
+    whole = inner.state_dict(keep_vars=True)
+    return {name: part_of(name, whole[name], tensor) for name, tensor in own.items() if name not in same}
+
+
+def part_of(name: str, whole: Any, here: Tensor) -> Part:
+    """Where a process's part lies in the whole tensor."""
+    shape = tuple(whole.shape)
+    if type(whole) in (Tensor, nn.Parameter) or not _is_distributed(whole):
+        return Part(here, shape, 0)
+    rows, first = shape[0] if shape else 1, 0
+    cut = [(place, dimension) for dimension, place in enumerate(whole.placements) if not place.is_replicate()]
+    if cut:
+        place, dimension = cut[0]
+        each = -(-rows // whole.device_mesh.size(dimension))
+        first = min(whole.device_mesh.get_local_rank(dimension) * each, rows)
+        if len(cut) > 1 or not place.is_shard(0) or here.shape[0] != min(each, rows - first):
+            raise errors.UsageError(
+                "only tensors that are cut along their rows over one dimension of a mesh can be merged", tensor=name,
+                got=str(whole.placements),
+            )  # fmt: skip
+    return Part(here, shape, first * math.prod(shape[1:]))
+
+
+def _is_distributed(tensor: Tensor) -> bool:
+    from torch.distributed.tensor import DTensor
+
+    return isinstance(tensor, DTensor)
 
 
 def copied(weights: Mapping[str, Tensor], into: Mapping[str, Tensor] | None = None) -> Weights:
@@ -77,13 +147,12 @@ def on_cpu(state: Any) -> Any:
     return state
 
 
-def _local(tensor: Tensor) -> Tensor:
+def local(tensor: Any) -> Tensor:
     """Of a tensor over several processes, the part that lies here."""
-    if type(tensor) is Tensor:
-        return tensor
-    from torch.distributed.tensor import DTensor
-
-    return tensor.to_local() if isinstance(tensor, DTensor) else tensor
+    here: Tensor = tensor
+    if type(tensor) not in (Tensor, nn.Parameter) and _is_distributed(tensor):
+        here = tensor.to_local()
+    return here
 
 
 def _place(tensor: Tensor) -> tuple[object, ...]:
