@@ -39,6 +39,7 @@ format: $(STAMP)
 bench: $(STAMP)
 	$(BIN)/python -m benchmarks
 	$(BIN)/python -m benchmarks.soups
+	$(BIN)/python -m benchmarks.training
 
 docs: $(STAMP)
 	$(BIN)/python scripts/docs_pages.py

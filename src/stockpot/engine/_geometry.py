@@ -5,7 +5,6 @@ from __future__ import annotations
 import csv
 import io
 import math
-import re
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from functools import cached_property
@@ -24,7 +23,19 @@ from stockpot.engine._records import Records
 from stockpot.engine._schedule import measuring_tasks
 from stockpot.engine._sinks import CollectingSink
 from stockpot.engine._stored import stored_grams
-from stockpot.measure import KINDS, Array, angles, block_of, coordinates, cosines, distance, kind_of, pairs, pairwise
+from stockpot.measure import (
+    KINDS,
+    Array,
+    angles,
+    block_of,
+    coordinates,
+    cosines,
+    distance,
+    kind_of,
+    natural_order,
+    pairs,
+    pairwise,
+)
 from stockpot.measure import norms as norms_of
 from stockpot.methods import Mixture, coefficients, model_stock
 from stockpot.recipe import Recipe
@@ -305,11 +316,6 @@ class Geometry:
         return pd.DataFrame(self.table()).set_index("name")
 
 
-def _natural(name: str) -> list[tuple[int, int, str]]:
-    """Numbers in a name count as numbers: layer 2 comes before layer 10."""
-    return [(0, int(part), "") if part.isdecimal() else (1, 0, part) for part in re.split(r"(\d+)", name)]
-
-
 def _plain(values: Array) -> list[Any]:
     """Lists of numbers for JSON; what is not finite is None."""
     if np.isfinite(values).all():
@@ -368,7 +374,7 @@ def measure_geometry(
 def _geometry(
     plan: Plan, sink: CollectingSink, centre: str | None, finest: str, kinds: Mapping[str, str], block_regex: str | None
 ) -> Geometry:
-    groups = sorted(plan.groups, key=lambda group: _natural(group.name))
+    groups = sorted(plan.groups, key=lambda group: natural_order(group.name))
     slots = [plan.slots[group.slots[0]] for group in groups]
     grams = [sink.of(group) for group in groups]
     size = len(plan.job.models) + 1

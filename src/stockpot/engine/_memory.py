@@ -75,12 +75,13 @@ class MemorySource:
 
 
 class MemorySink:
-    """Collects the output as tensors. Used again, it fills those that have the right form anew."""
+    """Collects the output as tensors, and inner products. Used again, it fills tensors of the right form anew."""
 
     in_memory = True
 
     def __init__(self) -> None:
         self.tensors: dict[str, Tensor] = {}
+        self.grams: dict[str, Array] = {}
         self._bytes: dict[str, NDArray[np.uint8]] = {}
         self._lock = threading.Lock()
 
@@ -115,10 +116,13 @@ class MemorySink:
             return self._bytes[slot.name]
 
     def store_gram(self, group: Group, first_row: int, gram: Array) -> None:
-        """Not kept."""
+        """Kept, but for rows: those are many."""
+        if not group.rows:
+            self.grams[group.name] = gram
 
     def store_grams(self, groups: Sequence[Group], grams: Array) -> None:
-        """Not kept."""
+        """Kept."""
+        self.grams.update(zip((group.name for group in groups), grams, strict=True))
 
     def finish_gram(self, group: Group) -> None:
         """Nothing to do."""

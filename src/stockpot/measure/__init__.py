@@ -10,7 +10,7 @@ from stockpot.measure._gram import (
     pack,
     unpack,
 )
-from stockpot.measure._groups import BLOCK_REGEX, GRANULARITIES, Granularity, block_of, group_of
+from stockpot.measure._groups import BLOCK_REGEX, GRANULARITIES, Granularity, block_of, group_of, natural_order
 from stockpot.measure._kinds import KINDS, kind_of
 from stockpot.measure._plane import Plane, plane_through
 from stockpot.measure._shape import angles, coordinates, distance, pairs, pairwise
@@ -32,6 +32,7 @@ __all__ = [
     "is_frozen",
     "kind_of",
     "mean_cosine",
+    "natural_order",
     "norms",
     "pack",
     "pairs",

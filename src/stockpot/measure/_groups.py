@@ -29,3 +29,8 @@ def group_of(name: str, granularity: str, block_regex: str | None = None) -> str
     if granularity == "block":
         return block_of(name, block_regex)
     return name
+
+
+def natural_order(name: str) -> list[tuple[int, int, str]]:
+    """A key for sorting by name in which numbers count as numbers: layer 2 comes before layer 10."""
+    return [(0, int(part), "") if part.isdecimal() else (1, 0, part) for part in re.split(r"(\d+)", name)]

@@ -49,18 +49,25 @@ class Exchange:
         self.group = group
         self.size = dist.get_world_size(group)
         self.rank = dist.get_rank(group)
+        self._kept: dict[str, Tensor] = {}
         self.device = torch.device("cpu") if "gloo" in dist.get_backend(group) else torch.device("cuda")
 
     def slices(self, tensors: Sequence[Tensor], cuts: Sequence[Cut]) -> list[list[Tensor]]:
-        """This rank's slice of every tensor, for each replica in the order of ranks; 1-D, on the CPU."""
+        """This rank's slice of every tensor, for each replica in the order of ranks; 1-D, on the CPU.
+
+        They lie in memory that the next call uses again.
+        """
         flat = [tensor.reshape(-1) for tensor in tensors]
-        found = []
-        for _ in range(self.size):
-            own = [cut.bounds(self.rank) for cut in cuts]
-            found.append([torch.empty(b - a, dtype=one.dtype) for one, (a, b) in zip(flat, own, strict=True)])
+        whole = [(number, 0, cut.step) for number, cut in enumerate(cuts)]
+        places = _Layout.of(whole, flat, cuts, self.rank)
+        room = self._buffer("slices", places.size * self.size)
+        found = [[tensor.new_empty(0, device="cpu") for tensor in flat] for _ in range(self.size)]
+        for rank in range(self.size):
+            for (number, a, b), offset in zip(places.ranges, places.offsets, strict=True):
+                found[rank][number] = _bytes_at(room, rank * places.size + offset, flat[number].dtype, b - a)
         for piece in _pieces(flat, cuts, self.size):
             layout = [_Layout.of(piece, flat, cuts, rank) for rank in range(self.size)]
-            send = torch.empty(sum(one.size for one in layout), dtype=torch.uint8)
+            send = self._buffer("sent", sum(one.size for one in layout))
             begin = 0
             for one in layout:
                 for (number, a, b), offset in zip(one.ranges, one.offsets, strict=True):
@@ -81,7 +88,7 @@ class Exchange:
         for piece in _pieces(flat, cuts, self.size):
             layout = [_Layout.of(piece, flat, cuts, rank) for rank in range(self.size)]
             most = max(one.size for one in layout)
-            send = torch.zeros(most, dtype=torch.uint8)
+            send = self._buffer("sent", most)
             mine = layout[self.rank]
             for (number, a, b), offset in zip(mine.ranges, mine.offsets, strict=True):
                 start = a - cuts[number].bounds(self.rank)[0]
@@ -107,14 +114,22 @@ class Exchange:
         """What the group's first rank has."""
         return self._from_all(values)[0]
 
+    def _buffer(self, name: str, size: int, device: torch.device | None = None) -> Tensor:
+        """Memory of that many bytes, the same again each time: fresh pages cost more than the copying."""
+        if name not in self._kept or self._kept[name].numel() < size:
+            self._kept[name] = torch.empty(size, dtype=torch.uint8, device=device)
+        return self._kept[name][:size]
+
     def _from_all(self, own: Tensor) -> list[Tensor]:
-        """Tensors of one form from every rank, in order."""
-        found = [torch.empty_like(own, device=self.device) for _ in range(self.size)]
+        """Tensors of one form from every rank, in order, until the next collective."""
+        size = own.nbytes
+        room = self._buffer("received", size * self.size, self.device)
+        found = [room[number * size :][:size].view(own.dtype).view(own.shape) for number in range(self.size)]
         _meeting(lambda: dist.all_gather(found, own.to(self.device), group=self.group))
         return [one.cpu() for one in found]
 
     def _to_all(self, send: Tensor, sizes: list[int], own: int) -> Tensor:
-        received = torch.empty(own * self.size, dtype=torch.uint8, device=self.device)
+        received = self._buffer("received", own * self.size, self.device)
         _meeting(
             lambda: dist.all_to_all_single(received, send.to(self.device), [own] * self.size, sizes, group=self.group)
         )

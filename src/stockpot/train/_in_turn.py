@@ -94,8 +94,8 @@ class InTurn:
         """When the last one has reached the merge: all replicas go on from the merged weights, the first one first."""
         parked = [self._source(number) for number in range(self.count - 1)]
         sources = [*parked, MemorySource(self.weights(), f"replica {self.count - 1}")]
-        geometry = self._merger.measure(sources)
-        self._start = dict(self._merger.combine(sources, geometry))
+        merged, geometry = self._merger.merge(sources)
+        self._start = dict(merged)
         for place in range(len(self._optimizers)):
             states = after_merge([own[place] for own in self._states], optimizer_state)
             for own, state in zip(self._states, states, strict=True):

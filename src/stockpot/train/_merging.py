@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, fields
 from pathlib import Path
@@ -14,7 +15,7 @@ from torch import Tensor
 from stockpot import engine
 from stockpot.checkpoint import Source
 from stockpot.engine import Geometry
-from stockpot.measure import Array, group_of
+from stockpot.measure import Array, block_of, group_of, kind_of, natural_order
 from stockpot.methods import get_method
 from stockpot.recipe import Missing, Recipe, build_recipe, parse_size
 from stockpot.train._schedule import Unit
@@ -71,6 +72,23 @@ class Options:
         found = self.parameters.get("block_regex")
         return found if isinstance(found, str) else None
 
+    def geometry(self, grams: Mapping[str, Array], shapes: Mapping[str, tuple[int, ...]]) -> Geometry:
+        """Inner products of tensors, with what is known of each."""
+        names = sorted(grams, key=natural_order)
+        count = len(grams[names[0]]) - 1
+        return Geometry(
+            base=ANCHOR,
+            models=tuple(f"replica {number}" for number in range(count)),
+            centre=None,
+            granularity="tensor",
+            names=tuple(names),
+            kinds=tuple(kind_of(name, shapes[name]) for name in names),
+            blocks=tuple(block_of(name, self.block_regex) for name in names),
+            shapes=tuple(shapes[name] for name in names),
+            elements=tuple(math.prod(shapes[name]) for name in names),
+            grams=np.stack([grams[name] for name in names]),
+        )
+
     def grams(self, geometry: Geometry) -> dict[str, Array]:
         """Sums of the tensors' inner products over each group: tensors, blocks or the model."""
         found: dict[str, Array] = {}
@@ -84,12 +102,10 @@ class Options:
         if self.granularity == "row":
             return {}
         values = {name: value for name, value in self.parameters.items() if name != "block_regex"}
-        found = {}
-        for group, gram in self.grams(geometry).items():
-            ratio = get_method("model_stock")(gram, values).ratio
-            assert ratio is not None
-            found[group] = None if np.isnan(ratio) else float(ratio)
-        return found
+        grams = self.grams(geometry)
+        ratios = get_method("model_stock")(np.stack(list(grams.values())), values).ratio
+        assert ratios is not None
+        return {group: None if np.isnan(ratio) else ratio for group, ratio in zip(grams, ratios.tolist(), strict=True)}
 
 
 class Merger:
@@ -104,6 +120,20 @@ class Merger:
     def check(self, replicas: Sequence[Source]) -> None:
         """Refuse now what a merge would refuse for names, shapes or options. Reads no weights."""
         self._plan(replicas)
+
+    def merge(self, replicas: Sequence[Source]) -> tuple[dict[str, Tensor], Geometry]:
+        """The merged weights, in memory that the next merge writes over, and the inner products of every tensor.
+
+        Cost: the replicas and the anchor are read once where each tensor has its own ratio and fits the memory budget,
+        else twice; one model is written.
+        """
+        if self.options.granularity != "tensor":
+            geometry = self.measure(replicas)
+            return self.combine(replicas, geometry), geometry
+        plan = self._plan(replicas)
+        tensors, _ = engine.to_memory(plan, self._sink)
+        shapes = {plan.slots[group.slots[0]].name: plan.slots[group.slots[0]].shape for group in plan.groups}
+        return tensors, self.options.geometry({name: self._sink.grams[name] for name in shapes}, shapes)
 
     def measure(self, replicas: Sequence[Source]) -> Geometry:
         """Inner products of every tensor. Cost: the replicas and the anchor are read once; NaN and Inf are refused."""

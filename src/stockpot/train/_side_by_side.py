@@ -17,13 +17,13 @@ from torch import Tensor, nn, optim
 from stockpot import engine, errors
 from stockpot.checkpoint import Source, open_checkpoint
 from stockpot.engine import MemorySource
-from stockpot.measure import block_of, group_of, kind_of
+from stockpot.measure import group_of
 from stockpot.recipe import parse_size
 from stockpot.train._exchange import ALIGNMENT, Cut, Exchange
 from stockpot.train._merging import Merge, Merger, Options
 from stockpot.train._optimizers import AfterMerge
 from stockpot.train._schedule import Unit
-from stockpot.train._weights import Part, Weights, local, parts, trained
+from stockpot.train._weights import Part, Weights, is_finite, local, parts, trained
 
 T = TypeVar("T")
 
@@ -192,7 +192,7 @@ class SideBySide:
 
     def _require_finite(self, own: Mapping[str, Part]) -> None:
         for name, part in own.items():
-            if part.tensor.is_floating_point() and not bool(torch.isfinite(part.tensor).all()):
+            if part.tensor.is_floating_point() and not is_finite(part.tensor):
                 raise errors.NonFiniteError(
                     "a replica is not finite", tensor=name, file=f"replica {self._exchange.rank}",
                     remedy="nothing was merged; go on from a checkpoint from before",
@@ -246,19 +246,8 @@ class SideBySide:
         grams = self._exchange.sum_in_order(grams)
         if self._shards is not None:
             grams = self._shards.sum_in_order(grams)
-        shapes = [own[name].shape for name in batch]
-        return engine.Geometry(
-            base="anchor",
-            models=tuple(f"replica {number}" for number in range(self.count)),
-            centre=None,
-            granularity="tensor",
-            names=tuple(batch),
-            kinds=tuple(kind_of(name, shape) for name, shape in zip(batch, shapes, strict=True)),
-            blocks=tuple(block_of(name, self._options.block_regex) for name in batch),
-            shapes=tuple(shapes),
-            elements=tuple(math.prod(shape) for shape in shapes),
-            grams=grams.numpy(),
-        )
+        by_name = dict(zip(batch, grams.numpy(), strict=True))
+        return self._options.geometry(by_name, {name: own[name].shape for name in batch})
 
     def _share_integers(self, own: Mapping[str, Part]) -> None:
         """Counters are the first replica's."""

@@ -14,6 +14,7 @@ from torch import Tensor, nn
 
 from stockpot import errors
 from stockpot.checkpoint import TORCH_NAMES, Source
+from stockpot.kernels import DTYPES, Row, first_nonfinite
 
 Weights = dict[str, Tensor]
 
@@ -127,6 +128,13 @@ def put_back(weights: Mapping[str, Tensor], model: nn.Module) -> None:
     with torch.no_grad():
         for name, tensor in weights.items():
             own[name].copy_(tensor)
+
+
+def is_finite(tensor: Tensor) -> bool:
+    """Whether all elements are."""
+    if tensor.device.type == "cpu" and str(tensor.dtype).removeprefix("torch.") in DTYPES:
+        return first_nonfinite(Row.of(tensor)) < 0
+    return bool(torch.isfinite(tensor).all())
 
 
 def aliases(weights: Mapping[str, Tensor]) -> dict[str, str]:
