@@ -41,6 +41,7 @@ def main(folder):
     if rank == 2:
         anchor["0.weight"] = anchor["0.weight"][:-1]
     told["anchor"] = refusal(model, anchor=anchor)
+    told["begin"] = refusal(runs.made("plain", seed=5 if rank == 2 else 0))
     stock = PeriodicStock(SideBySide(model), Schedule(1))
     with torch.no_grad():
         model[0].weight += rank

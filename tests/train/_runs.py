@@ -69,13 +69,15 @@ def batch(seed, step, dtype):
     return x.to(dtype), (x[:, :CLASSES] + 0.3 * torch.randn(BATCH, CLASSES, generator=drawn)).argmax(dim=1)
 
 
-def train_step(model, optimizer, seed, step, *, accumulate=1):
-    """One optimizer step, from ``accumulate`` batches."""
+def train_step(model, optimizer, seed, step, *, accumulate=1, mixed=False):
+    """One optimizer step, from ``accumulate`` batches; ``mixed``: in bfloat16 where autocast says so."""
     optimizer.zero_grad()
     dtype = next(iter(model.parameters())).dtype
     for part in range(accumulate):
         x, labels = batch(seed, step * accumulate + part, dtype)
-        (nn.functional.cross_entropy(model(x).float(), labels) / accumulate).backward()
+        with torch.autocast("cpu", dtype=torch.bfloat16, enabled=mixed):
+            answers = model(x)
+        (nn.functional.cross_entropy(answers.float(), labels) / accumulate).backward()
     optimizer.step()
 
 
@@ -84,7 +86,7 @@ def schedule_of(optimizer):
     return torch.optim.lr_scheduler.CosineAnnealingLR(optimizer, T_max=40)
 
 
-def by_hand(name, make, seeds, merges, *, accumulate=1, reset=False, **options):
+def by_hand(name, make, seeds, merges, *, accumulate=1, mixed=False, reset=False, **options):
     """N models of their own, merged and loaded at each of those steps.
 
     Returns (weights, anchor, [(replicas, merged) of each merge]).
@@ -97,7 +99,7 @@ def by_hand(name, make, seeds, merges, *, accumulate=1, reset=False, **options):
     for stop in merges:
         for model, optimizer, schedule, seed in zip(models, optimizers, schedules, seeds, strict=True):
             for number in range(step, stop):
-                train_step(model, optimizer, seed, number, accumulate=accumulate)
+                train_step(model, optimizer, seed, number, accumulate=accumulate, mixed=mixed)
                 schedule.step()
         step = stop
         replicas = [{key: value.clone() for key, value in model.state_dict().items()} for model in models]

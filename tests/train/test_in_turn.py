@@ -14,7 +14,9 @@ from stockpot import errors
 from stockpot.train import InTurn, Options, PeriodicStock, Schedule
 
 
-def run(name, make, seeds, schedule, *, accumulate=1, kill=None, saved=None, park="cpu", anchor=None, **options):
+def run(
+    name, make, seeds, schedule, *, accumulate=1, mixed=False, kill=None, saved=None, park="cpu", anchor=None, **options
+):
     """What a user types. ``kill``: optimizer steps after which it ends, and the file that it has saved by then."""
     model = runs.made(name)
     optimizer = make(model)
@@ -27,7 +29,7 @@ def run(name, make, seeds, schedule, *, accumulate=1, kill=None, saved=None, par
             one.load_state_dict(own)
     taken = 0
     while not stock.is_finished:
-        runs.train_step(model, optimizer, seeds[stock.replica], stock.steps, accumulate=accumulate)
+        runs.train_step(model, optimizer, seeds[stock.replica], stock.steps, accumulate=accumulate, mixed=mixed)
         rates.step()
         stock.step()
         taken += 1
@@ -73,6 +75,14 @@ def test_options_of_the_method_are_served():
     expected, _, _ = runs.by_hand("plain", make, [4, 5], [6, 12], accumulate=3, **own)
     options = Options(parameters={"norms": "free"}, only=("0",))
     model, _ = run("plain", make, [4, 5], Schedule(6, "step", until=12), accumulate=3, options=options)
+    assert runs.same(model.state_dict(), expected)
+
+
+def test_mixed_precision():
+    """Weights in float32, arithmetic in bfloat16 by autocast: as by hand."""
+    make = runs.OPTIMIZERS["adamw"]
+    expected, _, _ = runs.by_hand("plain", make, [4, 5], [6, 12], mixed=True)
+    model, _ = run("plain", make, [4, 5], Schedule(6, "step", until=12), mixed=True)
     assert runs.same(model.state_dict(), expected)
 
 

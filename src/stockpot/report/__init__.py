@@ -30,6 +30,7 @@ if TYPE_CHECKING:
     from stockpot.report._soup_page import soup_page
     from stockpot.report._tables import methods_table, plan_table
     from stockpot.report._text import human_bytes, merge_summary, method_page
+    from stockpot.report._training_figures import training_pictures
 
 __all__ = [
     "Picture",
@@ -64,6 +65,7 @@ __all__ = [
     "soup_table",
     "sweep_summary",
     "sweep_table",
+    "training_pictures",
 ]
 
 _LATER = {
@@ -93,6 +95,7 @@ _LATER = {
     "plan_table": "_tables",
     "require_drawing": "_drawing",
     "save_pictures": "_drawing",
+    "training_pictures": "_training_figures",
     "soup_page": "_soup_page",
     "soup_pictures": "_soup_figures",
     "soup_summary": "_soup",

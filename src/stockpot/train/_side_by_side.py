@@ -82,9 +82,10 @@ class SideBySide:
         """Compare all ranks, and keep this rank's slice of the anchor. Every rank raises what one has found."""
         self._options = options
         own = parts(self.model)
-        self._agree(lambda: None)
         self._compare(own)
         self._anchor = self._agree(lambda: self._slice_of(anchor, own))
+        if not isinstance(anchor, (str, Path)):
+            self._compare_anchors(self.weights() if anchor is None else anchor)
         for batch in self._batches(own):
             self._agree(functools.partial(self._check, batch, own))
 
@@ -168,6 +169,18 @@ class SideBySide:
         merger = self._merger(batch, own)
         if merger.anchor.tensors:
             merger.check([merger.anchor] * self.count)
+
+    def _compare_anchors(self, anchor: Mapping[str, Tensor]) -> None:
+        """Slices come from every rank's: they must be slices of one and the same. All ranks raise alike."""
+        digests = self._exchange.tell(engine.memory_digest(MemorySource(anchor, "anchor")))
+        differ = [number for number, digest in enumerate(digests) if digest != digests[0]]
+        for told in self._everyone.tell(differ):
+            if told:
+                raise errors.ParameterError(
+                    "the replicas begin with different weights, so that none of them is the anchor of all",
+                    got=f"replica {told[0]} differs from replica 0",
+                    remedy="load the pre-trained weights on every rank, or give them as anchor=",
+                )
 
     def _slice_of(self, anchor: Mapping[str, Tensor] | str | Path | None, own: Mapping[str, Part]) -> Weights:
         """This rank's slices of the anchor: of the model's own weights, of whole tensors, or read from a checkpoint."""
