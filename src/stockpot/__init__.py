@@ -6,8 +6,9 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
+from stockpot._later import later
 from stockpot._version import __version__
 
 if TYPE_CHECKING:
@@ -31,25 +32,19 @@ __all__ = [
 ]
 
 _LATER = {
-    "Geometry": "stockpot.engine",
-    "MergeResult": "stockpot.engine",
-    "Plan": "stockpot.engine",
-    "Recipe": "stockpot.recipe",
-    "geometry": "stockpot._api",
-    "merge": "stockpot._api",
-    "merge_state_dicts": "stockpot._api",
-    "open_checkpoint": "stockpot.checkpoint",
-    "plan": "stockpot._api",
-    "verify": "stockpot.engine",
+    "Geometry": "engine",
+    "MergeResult": "engine",
+    "Plan": "engine",
+    "Recipe": "recipe",
+    "geometry": "_api",
+    "merge": "_api",
+    "merge_state_dicts": "_api",
+    "open_checkpoint": "checkpoint",
+    "plan": "_api",
+    "verify": "engine",
 }
 
-
-def __getattr__(name: str) -> Any:
-    if name not in _LATER:
-        raise AttributeError(f"module 'stockpot' has no attribute {name!r}")
-    import importlib
-
-    return getattr(importlib.import_module(_LATER[name]), name)
+__getattr__ = later(__name__, _LATER)
 
 
 def __dir__() -> list[str]:

@@ -5,8 +5,9 @@ What executes is loaded at first use; torch only for state dicts in memory and f
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
+from stockpot._later import later
 from stockpot.engine._align import Alignment, Decision, Inputs, Slot, align
 from stockpot.engine._device import choose_device
 from stockpot.engine._job import Job, resolve
@@ -84,10 +85,4 @@ _LATER = {
     "verify": "_verify",
 }
 
-
-def __getattr__(name: str) -> Any:
-    if name not in _LATER:
-        raise AttributeError(name)
-    import importlib
-
-    return getattr(importlib.import_module(f"stockpot.engine.{_LATER[name]}"), name)
+__getattr__ = later(__name__, _LATER)

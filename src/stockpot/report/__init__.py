@@ -5,7 +5,9 @@ Loaded at first use: who merges does not wait for what soups and pages need.
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
+
+from stockpot._later import later
 
 if TYPE_CHECKING:
     from stockpot.report._drawing import Picture, require_drawing, save_pictures
@@ -95,19 +97,13 @@ _LATER = {
     "plan_table": "_tables",
     "require_drawing": "_drawing",
     "save_pictures": "_drawing",
-    "training_pictures": "_training_figures",
     "soup_page": "_soup_page",
     "soup_pictures": "_soup_figures",
     "soup_summary": "_soup",
     "soup_table": "_soup",
     "sweep_summary": "_soup",
     "sweep_table": "_soup",
+    "training_pictures": "_training_figures",
 }
 
-
-def __getattr__(name: str) -> Any:
-    if name not in _LATER:
-        raise AttributeError(f"module 'stockpot.report' has no attribute {name!r}")
-    import importlib
-
-    return getattr(importlib.import_module(f"stockpot.report.{_LATER[name]}"), name)
+__getattr__ = later(__name__, _LATER)

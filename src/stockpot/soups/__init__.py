@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
+from stockpot._later import later
 from stockpot.soups._analysis import (
     Gap,
     accuracy,
@@ -69,13 +70,7 @@ __all__ = [
     "wise_ft",
 ]
 
-_LATER = ("Estimate", "Learning", "learned")
+_LATER = dict.fromkeys(("Estimate", "Learning", "learned"), "_learned")
 """They need torch at once; everything else only where it builds a model."""
 
-
-def __getattr__(name: str) -> Any:
-    if name not in _LATER:
-        raise AttributeError(f"module 'stockpot.soups' has no attribute {name!r}")
-    from stockpot.soups import _learned
-
-    return getattr(_learned, name)
+__getattr__ = later(__name__, _LATER)
