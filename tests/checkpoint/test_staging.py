@@ -300,14 +300,17 @@ def test_failing_disk(call: str, code: int, remedy: str, tmp_path: Path, monkeyp
     def broken(*_: object) -> None:
         raise OSError(code, os.strerror(code))
 
-    monkeypatch.setattr(os, call, broken)
-    with pytest.raises(errors.RunError, match=os.strerror(code)) as caught:  # noqa: PT012  # any of the steps may fail
+    def all_steps() -> None:
         staging.create("w", 4, b"ne")
         staging.write("w", 2, memoryview(b"w!"))
         staging.finish({"tensor": "w"})
         staging.flush()
         staging.add_file("x", b"y")
         staging.commit()
+
+    monkeypatch.setattr(os, call, broken)
+    with pytest.raises(errors.RunError, match=os.strerror(code)) as caught:
+        all_steps()
     assert caught.value.exit_code == 1
     assert caught.value.file is not None
     assert str(tmp_path) in caught.value.file

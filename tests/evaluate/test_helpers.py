@@ -57,7 +57,7 @@ def test_a_trainer(tmp_path: Path) -> None:
     folder = zoo.vit(tmp_path / "vit")
     model = transformers.ViTForImageClassification.from_pretrained(folder)
 
-    class Pictures(Dataset):  # type: ignore[type-arg]  # transformers wants maps
+    class Pictures(Dataset[dict[str, object]]):
         def __len__(self) -> int:
             return 6
 

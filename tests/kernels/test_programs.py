@@ -33,6 +33,14 @@ def best():
     return _native.instruction_set()
 
 
+@pytest.fixture(params=ISAS, ids=_native._ISAS)
+def isa(request, best):
+    """Each instruction set that this processor has."""
+    if request.param > best:
+        pytest.skip(f"this processor lacks {_native._ISAS[request.param]}")
+    return request.param
+
+
 def data(n, count, dtypes, scale, seed):
     """Inputs with zeros of both signs, few and many bits, and elements on which some agree."""
     base = normal(count, seed=seed, scale=scale)
@@ -110,14 +118,11 @@ NEAR_HALF_WAY = {
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16, torch.float16], ids=str)
 @pytest.mark.parametrize("name", NEAR_HALF_WAY)
-@pytest.mark.parametrize("isa", ISAS)
-def test_next_to_half_way(monkeypatch, best, isa, name, dtype):
+def test_next_to_half_way(monkeypatch, isa, name, dtype):
     """What decides the rounding may lie a hundred bits below the sum: each element is that of fractions.
 
     Inputs of few bits, so that most sums are ties or next to one; some zeros, some far below the others.
     """
-    if isa > best:
-        pytest.skip("this machine has not got it")
     drawn = np.random.default_rng(7)
     count = 64 * 8 + 37  # vectors of every width, and a rest
     first = exact.PRECISION[dtype] - 1
@@ -141,11 +146,8 @@ def test_next_to_half_way(monkeypatch, best, isa, name, dtype):
 
 
 @pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16], ids=str)
-@pytest.mark.parametrize("isa", ISAS)
-def test_the_last_bits_of_small_terms_count(monkeypatch, best, isa, dtype):
+def test_the_last_bits_of_small_terms_count(monkeypatch, isa, dtype):
     """Ties, but for two far smaller terms that cancel all but their last bits: by any distance."""
-    if isa > best:
-        pytest.skip("this machine has not got it")
     step, weights = 2.0 ** (1 - exact.PRECISION[dtype]), (0.5, 0.5, 0.5, -0.5)
     first = 1 + 2 * step * torch.arange(60, dtype=torch.float64)
     for power in range(24):
@@ -161,11 +163,8 @@ def test_the_last_bits_of_small_terms_count(monkeypatch, best, isa, dtype):
 
 
 @pytest.mark.parametrize("tilt", [-1, 0, 1])
-@pytest.mark.parametrize("isa", ISAS)
-def test_floats_all_but_half_way(monkeypatch, best, isa, tilt):
+def test_floats_all_but_half_way(monkeypatch, isa, tilt):
     """Weights whose long tails cancel but for their last bit, 2^-76 of the sum; and sums that cancel altogether."""
-    if isa > best:
-        pytest.skip("this machine has not got it")
     tail = round(2**33 * 0.3712) * 2.0**-53
     steep = 3 * tail + tilt * 2.0**-53
     weights = (0.25 + steep, 0.25 + tail, 0.25 - steep - tail, 0.25)
@@ -185,11 +184,8 @@ def test_floats_all_but_half_way(monkeypatch, best, isa, tilt):
             assert (at, np.frombuffer(found, np.float32).tolist()) == (-1, expected), scale
 
 
-@pytest.mark.parametrize("isa", ISAS)
-def test_floats_at_the_edge(monkeypatch, best, isa):
+def test_floats_at_the_edge(monkeypatch, isa):
     """The largest floats, Inf and NaN at any place: found where they are, and only they."""
-    if isa > best:
-        pytest.skip("this machine has not got it")
     largest = torch.finfo(torch.float32).max
     for at in (0, 63, 64, 200, 512, 548):
         for value, refused in ((largest, -1), (float("inf"), at), (float("nan"), at)):
@@ -210,11 +206,8 @@ def test_floats_at_the_edge(monkeypatch, best, isa):
 
 @pytest.mark.parametrize("columns", [549 * 64, 64, 549, 61])
 @pytest.mark.parametrize("weights", [(1.0, 0.0), (0.5, 0.5), (1 / 3, 2 / 3), (0.3, 0.6)])
-@pytest.mark.parametrize("isa", ISAS)
-def test_past_the_caches(monkeypatch, best, isa, weights, columns):
+def test_past_the_caches(monkeypatch, isa, weights, columns):
     """An output that is not read again soon: the same bytes, at any place, for rows of any length, and no others."""
-    if isa > best:
-        pytest.skip("this machine has not got it")
     count = 549 * 64
     for dtype in (torch.float32, torch.bfloat16):
         rows = data(2, count, [dtype], 1.0, seed=9)

@@ -33,7 +33,7 @@ def read(folder: Path) -> dict[str, torch.Tensor]:
         if file.name == "stockpot_geometry.safetensors":
             continue
         with safe_open(file, "pt") as handle:
-            found.update({name: handle.get_tensor(name) for name in handle.keys()})  # noqa: SIM118  # no dict
+            found.update({name: handle.get_tensor(name) for name in handle.keys()})  # noqa: SIM118  # safe_open has keys(), but cannot be iterated
     return found
 
 
