@@ -13,9 +13,9 @@ from typing import Any, Literal, get_args
 import torch
 from torch import Tensor, nn
 
-from stockpot import engine, errors
-from stockpot.recipe import build_recipe
+from stockpot import errors
 from stockpot.train._batch_norm import reestimate_batch_norm
+from stockpot.train._merging import combined
 from stockpot.train._weights import Weights, copied, put_back, trained
 
 Decay = Literal["linear", "cosine", "minus_sqrt"]
@@ -188,14 +188,7 @@ class LAWA(Average):
         self._snapshots.append(copied(weights, self._snapshots.popleft() if full else None))
 
     def _mean(self) -> Weights:
-        names = [f"snapshot {number}" for number in range(len(self._snapshots))]
-        recipe = build_recipe(
-            "linear", base=None, models=names,
-            parameters={"weight": list(decay_weights(len(names), self.decay or "linear")), "normalize": False},
-        )  # fmt: skip
-        sources = {name: engine.MemorySource(own, name) for name, own in zip(names, self._snapshots, strict=True)}
-        live = engine.LiveModel(sources, memory=64 << 20, workers=None, device="cpu")
-        return live.become(live.plan(recipe))
+        return combined(self._snapshots, decay_weights(len(self._snapshots), self.decay or "linear"))
 
 
 def decay_weights(count: int, shape: Decay) -> tuple[float, ...]:

@@ -185,3 +185,12 @@ class Merger:
 
     def _opened(self, replicas: Sequence[Source]) -> dict[str, Source]:
         return {ANCHOR: self.anchor} | {f"replica {number}": source for number, source in enumerate(replicas)}
+
+
+def combined(maps: Sequence[Mapping[str, Tensor]], weights: Sequence[float]) -> dict[str, Tensor]:
+    """sum_i weights_i maps_i, tensor by tensor, correctly rounded; on the CPU."""
+    names = [f"part {number}" for number in range(len(maps))]
+    sources = {name: engine.MemorySource(own, name) for name, own in zip(names, maps, strict=True)}
+    live = engine.LiveModel(sources, memory=parse_size(Options().memory), workers=None, device="cpu")
+    parameters = {"weight": list(weights), "normalize": False}
+    return live.become(live.plan(build_recipe("linear", base=None, models=names, parameters=parameters)))

@@ -7,9 +7,7 @@ from typing import Any, Literal
 
 from torch import Tensor
 
-from stockpot import engine
-from stockpot.engine import MemorySource
-from stockpot.recipe import build_recipe
+from stockpot.train._merging import combined
 
 AfterMerge = Literal["keep", "reset", "average"]
 State = dict[str, Any]
@@ -26,7 +24,11 @@ def after_merge(states: Sequence[State], how: AfterMerge) -> list[State]:
         return [{**state, "state": {}} for state in states]
     flat = [_moments(state) for state in states]
     names = set.intersection(*(set(one) for one in flat))
-    means = _mean([{name: one[name] for name in sorted(names)} for one in flat]) if names else {}
+    means = (
+        combined([{name: one[name] for name in sorted(names)} for one in flat], (1 / len(flat),) * len(flat))
+        if names
+        else {}
+    )
     return [{**state, "state": _with(states[0]["state"], means)} for state in states]
 
 
@@ -44,13 +46,3 @@ def _with(state: dict[Any, dict[str, Any]], means: dict[str, Tensor]) -> dict[An
         number: {key: means.get(f"{number}/{key}", value) for key, value in own.items()}
         for number, own in state.items()
     }
-
-
-def _mean(maps: Sequence[dict[str, Tensor]]) -> dict[str, Tensor]:
-    """Correctly rounded, as every mean here."""
-    names = [f"replica {number}" for number in range(len(maps))]
-    live = engine.LiveModel(
-        {name: MemorySource(own, name) for name, own in zip(names, maps, strict=True)},
-        memory=64 << 20, workers=None, device="cpu",
-    )  # fmt: skip
-    return live.become(live.plan(build_recipe("linear", base=None, models=names)))
