@@ -1,21 +1,37 @@
 """Processes of one job, as ``torchrun`` starts them; each writes what it found into a folder."""
 
 import os
+import signal
 import subprocess
 import sys
+import time
 from pathlib import Path
 
 HERE = Path(__file__).parent
 
 
 def launch(program, ranks, folder, *words, timeout=240):
-    """Run ``tests/train/PROGRAM.py FOLDER WORDS...`` on that many ranks; returns (exit code, all output)."""
-    done = subprocess.run(
+    """Run ``tests/train/PROGRAM.py FOLDER WORDS...`` on that many ranks; returns (exit code, all output).
+
+    A job that hangs is made to say where (faulthandler), and nothing of it is left behind.
+    """
+    job = subprocess.Popen(
         [
             sys.executable, "-m", "torch.distributed.run", "--standalone", f"--nproc-per-node={ranks}",
             "-m", f"tests.train.{program}", str(folder), *map(str, words),
         ],
-        capture_output=True, text=True, timeout=timeout, cwd=HERE.parents[1],
-        env={**os.environ, "OMP_NUM_THREADS": "1", "GLOO_SOCKET_IFNAME": "lo"},
+        stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, cwd=HERE.parents[1], start_new_session=True,
+        env={**os.environ, "OMP_NUM_THREADS": "1", "GLOO_SOCKET_IFNAME": "lo", "PYTHONFAULTHANDLER": "1"},
     )  # fmt: skip
-    return done.returncode, done.stdout + done.stderr
+    try:
+        output, _ = job.communicate(timeout=timeout)
+    except subprocess.TimeoutExpired:
+        subprocess.run(["pkill", "-ABRT", "-f", f"tests.train.{program} {folder}"], check=False)
+        time.sleep(5)
+        os.killpg(job.pid, signal.SIGKILL)
+        output, _ = job.communicate()
+        raise AssertionError(f"{program} hung:\n{output}") from None
+    finally:
+        if job.poll() is None:
+            os.killpg(job.pid, signal.SIGKILL)
+    return job.returncode, output

@@ -8,9 +8,10 @@ import torch
 import torch.distributed as dist
 from tests.train import _runs as runs
 from torch import nn
+from torch.distributed.fsdp import fully_shard
 
 from stockpot import errors
-from stockpot.train import Options, PeriodicStock, Schedule, SideBySide
+from stockpot.train import InTurn, Options, PeriodicStock, Schedule, SideBySide
 
 
 def refusal(model, **options):
@@ -42,6 +43,12 @@ def main(folder):
         anchor["0.weight"] = anchor["0.weight"][:-1]
     told["anchor"] = refusal(model, anchor=anchor)
     told["begin"] = refusal(runs.made("plain", seed=5 if rank == 2 else 0))
+    sharded = runs.made("plain")
+    fully_shard(sharded)
+    try:
+        InTurn(sharded, count=2)
+    except errors.UsageError as error:
+        told["sharded"] = str(error)
     stock = PeriodicStock(SideBySide(model), Schedule(1))
     with torch.no_grad():
         model[0].weight += rank

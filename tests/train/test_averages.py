@@ -212,3 +212,42 @@ def test_over_several_processes(tmp_path, kind, name):
             exact = sum(c * numbers(one[tensor]) for c, one in zip(counts, seen, strict=True))
             np.testing.assert_allclose(numbers(value), exact, rtol=2**-24, atol=1e-12)
     assert kind == "ddp" or 0 in found[2][3]
+
+
+@pytest.mark.parametrize("name", AVERAGES)
+def test_swapped_in_until_swapped_out(name):
+    """For frameworks that call back: saved in between, a new process gets the run's own weights back."""
+    model, average, seen = trained("batch norm", AVERAGES[name])
+    average.swap_in()
+    mean = {key: own.clone() for key, own in model.state_dict().items()}
+    assert not runs.same(mean, seen[-1])
+    with pytest.raises(errors.UsageError, match="holds the average now"):
+        average.update()
+    average.swap_in()  # nothing happens
+    saved = copy.deepcopy(average.state_dict())
+    average.swap_out()
+    assert runs.same(model.state_dict(), seen[-1])
+    average.swap_out()
+    other = runs.made("batch norm", seed=3)
+    other.load_state_dict(mean)
+    again = AVERAGES[name](other)
+    again.load_state_dict(saved)
+    assert runs.same(other.state_dict(), seen[-1])
+    again.settle()
+    assert runs.same(other.state_dict(), mean)
+    again.swap_out()
+    assert runs.same(other.state_dict(), mean)
+
+
+def test_a_swap_that_breaks_leaves_the_weights():
+    """BatchNorm's data raise: the model has its own weights."""
+    model, average, seen = trained("batch norm", SWA)
+
+    def broken():
+        yield runs.batch(1, 0, torch.float32)[0]
+        raise OSError("disk")
+
+    with pytest.raises(OSError, match="disk"):
+        average.swap_in(broken())
+    assert runs.same(model.state_dict(), seen[-1])
+    assert not average.is_swapped_in

@@ -88,6 +88,7 @@ def test_what_one_rank_finds_all_ranks_tell(tmp_path):
         assert all(part in told["anchor"] for part in ("another shape", "tensor 0.weight"))
         assert "begin with different weights" in told["begin"]
         assert "replica 2 differs from replica 0" in told["begin"]
+        assert "sharded (FSDP2); train them side by side" in told["sharded"]
         assert all(part in told["nan"] for part in ("not finite", "tensor 3.bias", "replica 1"))
         assert told["untouched"] is True
 

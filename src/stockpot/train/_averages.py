@@ -32,9 +32,15 @@ class Average(ABC):
     def __init__(self, model: nn.Module) -> None:
         self.model = model
         self.count = 0
+        self._own: Weights | None = None
 
     def update(self) -> None:
-        """Take the model's weights as they are now into the average. Cost: one read of them."""
+        """Take the model's weights as they are now into the average. Cost: one read of them.
+
+        Raises UsageError while the average itself is swapped in.
+        """
+        if self.is_swapped_in:
+            raise errors.UsageError("the model holds the average now, not what was trained", remedy="swap out first")
         self.count += 1
         self._take(_floating(self.model))
 
@@ -51,23 +57,68 @@ class Average(ABC):
         ``batches``: training data to estimate BatchNorm's statistics from, for the averaged weights.
         Cost: a copy of the weights, kept meanwhile.
         """
+        self.swap_in(batches)
+        try:
+            yield self.model
+        finally:
+            self.swap_out()
+
+    def swap_in(self, batches: Iterable[Any] | None = None) -> None:
+        """As ``swap``, until ``swap_out``: for frameworks that call back. Nothing where it is swapped in already."""
+        if self.is_swapped_in:
+            return
         mean = self.weights()
-        kept = {name: tensor.clone() for name, tensor in trained(self.model).items()}
+        self._own = {name: tensor.clone() for name, tensor in trained(self.model).items()}
         try:
             put_back(mean, self.model)
             if batches is not None:
                 reestimate_batch_norm(self.model, batches)
-            yield self.model
-        finally:
-            put_back(kept, self.model)
+        except BaseException:
+            self.swap_out()
+            raise
 
-    @abstractmethod
+    @property
+    def is_swapped_in(self) -> bool:
+        """Whether the model holds the average now, and its own weights are kept aside."""
+        return self._own is not None
+
+    def swap_out(self) -> None:
+        """The model's own weights come back; nothing where they are there."""
+        own, self._own = self._own, None
+        if own is not None:
+            put_back(own, self.model)
+
+    def settle(self, batches: Iterable[Any] | None = None) -> None:
+        """Training is over: the model keeps the averaged weights."""
+        self.swap_in(batches)
+        self._own = None
+
     def state_dict(self) -> dict[str, Any]:
-        """All that a killed run needs to go on averaging."""
+        """All that a killed run needs to go on averaging; while swapped in, the model's own weights too."""
+        return {"count": self.count, "own": self._own, **self._sums()}
+
+    def load_state_dict(self, state: Mapping[str, Any]) -> None:
+        """Go on from there. If it was saved while swapped in, the model gets its own weights back.
+
+        Raises UsageError for what another kind of average saved.
+        """
+        if state.keys() != (own := self.state_dict()).keys():
+            raise errors.UsageError(
+                f"no state of {type(self).__name__}", expected=", ".join(sorted(own)),
+                got=", ".join(sorted(map(str, state))),
+            )  # fmt: skip
+        self.count, self._own = state["count"], None
+        self._load_sums(state)
+        if state["own"] is not None:
+            put_back(state["own"], self.model)
 
     @abstractmethod
-    def load_state_dict(self, state: Mapping[str, Any]) -> None:
-        """Go on from there."""
+    def _sums(self) -> dict[str, Any]:
+        """What the average is made of."""
+
+    @abstractmethod
+    def _load_sums(self, state: Mapping[str, Any]) -> None:
+        """The same, from a saved run."""
 
     @abstractmethod
     def _take(self, weights: Weights) -> None:
@@ -106,13 +157,11 @@ class EMA(Average):
         self.decay, self.warm_up = decay, warm_up
         self._wide: Weights = {}
 
-    def state_dict(self) -> dict[str, Any]:
-        """The average, wide, and how many updates it has seen."""
-        return {"count": self.count, "wide": self._wide}
+    def _sums(self) -> dict[str, Any]:
+        return {"wide": self._wide}
 
-    def load_state_dict(self, state: Mapping[str, Any]) -> None:
-        """Go on from there."""
-        self.count, self._wide = state["count"], _like(state["wide"], _floating(self.model))
+    def _load_sums(self, state: Mapping[str, Any]) -> None:
+        self._wide = _like(state["wide"], _floating(self.model))
 
     def _take(self, weights: Weights) -> None:
         if self.count == 1:
@@ -138,13 +187,11 @@ class SWA(Average):
         super().__init__(model)
         self._sum: Weights = {}
 
-    def state_dict(self) -> dict[str, Any]:
-        """The sum, wide, and how many it is of."""
-        return {"count": self.count, "sum": self._sum}
+    def _sums(self) -> dict[str, Any]:
+        return {"sum": self._sum}
 
-    def load_state_dict(self, state: Mapping[str, Any]) -> None:
-        """Go on from there."""
-        self.count, self._sum = state["count"], _like(state["sum"], _floating(self.model))
+    def _load_sums(self, state: Mapping[str, Any]) -> None:
+        self._sum = _like(state["sum"], _floating(self.model))
 
     def _take(self, weights: Weights) -> None:
         for name, tensor in weights.items():
@@ -174,13 +221,10 @@ class LAWA(Average):
         self.decay = decay
         self._snapshots: deque[Weights] = deque(maxlen=last)
 
-    def state_dict(self) -> dict[str, Any]:
-        """The snapshots."""
-        return {"count": self.count, "snapshots": list(self._snapshots)}
+    def _sums(self) -> dict[str, Any]:
+        return {"snapshots": list(self._snapshots)}
 
-    def load_state_dict(self, state: Mapping[str, Any]) -> None:
-        """Go on from there."""
-        self.count = state["count"]
+    def _load_sums(self, state: Mapping[str, Any]) -> None:
         self._snapshots = deque((copied(one) for one in state["snapshots"]), maxlen=self._snapshots.maxlen)
 
     def _take(self, weights: Weights) -> None:

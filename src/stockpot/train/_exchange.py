@@ -50,7 +50,8 @@ class Exchange:
         self.size = dist.get_world_size(group)
         self.rank = dist.get_rank(group)
         self._kept: dict[str, Tensor] = {}
-        self.device = torch.device("cpu") if "gloo" in dist.get_backend(group) else torch.device("cuda")
+        # "cpu:gloo,cuda:nccl" where init_process_group was not told a backend
+        self.device = torch.device("cuda" if "nccl" in dist.get_backend_config(group) else "cpu")
 
     def slices(self, tensors: Sequence[Tensor], cuts: Sequence[Cut]) -> list[list[Tensor]]:
         """This rank's slice of every tensor, for each replica in the order of ranks; 1-D, on the CPU.

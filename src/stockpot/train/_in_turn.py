@@ -14,7 +14,7 @@ from stockpot.engine import MemorySource
 from stockpot.train._merging import Merge, Merger, Options
 from stockpot.train._optimizers import AfterMerge, State, after_merge
 from stockpot.train._schedule import Unit
-from stockpot.train._weights import Weights, aliases, copied, on_cpu, put_back, trained
+from stockpot.train._weights import Weights, aliases, copied, is_sharded, on_cpu, put_back, trained
 
 
 class Stateful(Protocol):
@@ -52,6 +52,11 @@ class InTurn:
             raise errors.ParameterError(
                 "Model Stock needs replicas to compare", expected="at least 2", got=count,
                 remedy="averages of one run are EMA, SWA and LAWA",
+            )  # fmt: skip
+        if is_sharded(model):
+            raise errors.UsageError(
+                "replicas trained in turn must be whole in each process, and this model is sharded (FSDP2)",
+                remedy="train them side by side: SideBySide",
             )  # fmt: skip
         self.model, self.count, self.current = model, count, 0
         self._optimizers = [optimizer] if isinstance(optimizer, optim.Optimizer) else list(optimizer)

@@ -44,6 +44,11 @@ def trained(model: nn.Module) -> Weights:
     return found
 
 
+def is_sharded(model: nn.Module) -> bool:
+    """Whether its parameters lie over several processes (FSDP2)."""
+    return any(_is_distributed(own) for own in unwrapped(model).parameters())
+
+
 @dataclass(frozen=True)
 class Part:
     """What this process holds of a tensor: ``tensor``; of the whole, its ``shape`` and the element it begins at."""
@@ -85,7 +90,7 @@ def parts(model: nn.Module) -> dict[str, Part]:
 def part_of(name: str, whole: Any, here: Tensor) -> Part:
     """Where a process's part lies in the whole tensor."""
     shape = tuple(whole.shape)
-    if type(whole) in (Tensor, nn.Parameter) or not _is_distributed(whole):
+    if not _is_distributed(whole):
         return Part(here, shape, 0)
     rows, first = shape[0] if shape else 1, 0
     cut = [(place, dimension) for dimension, place in enumerate(whole.placements) if not place.is_replicate()]
@@ -101,7 +106,9 @@ def part_of(name: str, whole: Any, here: Tensor) -> Part:
     return Part(here, shape, first * math.prod(shape[1:]))
 
 
-def _is_distributed(tensor: Tensor) -> bool:
+def _is_distributed(tensor: Any) -> bool:
+    if type(tensor) in (Tensor, nn.Parameter):
+        return False
     from torch.distributed.tensor import DTensor
 
     return isinstance(tensor, DTensor)
@@ -158,7 +165,7 @@ def on_cpu(state: Any) -> Any:
 def local(tensor: Any) -> Tensor:
     """Of a tensor over several processes, the part that lies here."""
     here: Tensor = tensor
-    if type(tensor) not in (Tensor, nn.Parameter) and _is_distributed(tensor):
+    if _is_distributed(tensor):
         here = tensor.to_local()
     return here
 
