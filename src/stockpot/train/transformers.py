@@ -23,7 +23,7 @@ from stockpot.train._merging import Options
 from stockpot.train._optimizers import AfterMerge
 from stockpot.train._periodic import PeriodicStock
 from stockpot.train._schedule import Schedule, Unit
-from stockpot.train._weights import is_sharded
+from stockpot.train._weights import Weights, is_sharded, put_back, trained
 
 try:
     from transformers import TrainerCallback, TrainerControl, TrainerState, TrainingArguments
@@ -65,12 +65,18 @@ class _Kept(TrainerCallback):
         """Plain values and tensors."""
         raise NotImplementedError
 
+    def weights_to_train(self, model: nn.Module) -> Weights:
+        """The run's own, which are in the model."""
+        return trained(model)
+
     def on_save(self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **given: Any) -> None:
         """The Trainer has written its checkpoint."""
         model: nn.Module = given["model"]
         if args.should_save or is_sharded(model):
             path = self._path(Path(args.output_dir or ".") / f"checkpoint-{state.global_step}", model)
-            torch.save(self.state(), path.with_suffix(".tmp"))
+            # Resuming, the Trainer passes over weights whose names the model has changed on saving (ViT's in
+            # transformers 5.23), and trains on from whatever was there: so they are kept here, too.
+            torch.save({**self.state(), "weights": self.weights_to_train(model)}, path.with_suffix(".tmp"))
             path.with_suffix(".tmp").replace(path)
 
     def saved(self, args: TrainingArguments, state: TrainerState, model: nn.Module) -> Mapping[str, Any] | None:
@@ -85,6 +91,7 @@ class _Kept(TrainerCallback):
                 file=str(path), remedy="resume_from= says in which checkpoint folder it is",
             )  # fmt: skip
         found: Mapping[str, Any] = torch.load(path, map_location="cpu", weights_only=True)
+        put_back(found["weights"], model)
         return found
 
     def _path(self, folder: Path, model: nn.Module) -> Path:
@@ -117,6 +124,11 @@ class AverageCallback(_Kept):
     def state(self) -> dict[str, Any]:
         """The average, and while it is swapped in the weights of the run."""
         return self.averaging.state()
+
+    def weights_to_train(self, model: nn.Module) -> Weights:
+        """Nothing where the state has them."""
+        average = self.averaging.average
+        return {} if average is not None and average.is_swapped_in else trained(model)
 
     def on_train_begin(
         self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **given: Any
