@@ -1,7 +1,8 @@
 """`python -m benchmarks.training`: what a merge costs while training, in turn and side by side.
 
 A vision transformer of 100 M parameters in float32, by transformers; two replicas (and three in turn). A merge, record
-included, against plainly copying all replicas once, in memory that is touched already, in one process; side by side
+included, against plainly copying all replicas once (``tensor.clone()`` of every tensor), and against copying them into
+memory that is there and touched already, which is what the memory's bandwidth allows; side by side
 (gloo over loopback) against one all-reduce of the model, too; its peak of memory above what the process held, against
 one model; and a training step of one image, to say how long an epoch must be for a merge to cost less than 1 %. Results
 go to ``benchmarks/results/training/training.json``.
@@ -48,16 +49,19 @@ def moved(weights: Any, seed: int) -> None:
             tensor += 0.002 * torch.randn(tensor.shape, generator=drawn)
 
 
-def copy_seconds(weights: Any, replicas: int) -> float:
-    """Seconds to copy that many models once."""
+def copy_seconds(weights: Any, replicas: int, *, touched: bool) -> float:
+    """Seconds to copy that many models once: plainly, or into memory that is there."""
     from stockpot.train._weights import copied
 
-    kept = copied(weights)
-    rounds = []
+    kept, rounds = copied(weights), []
     for _ in range(REPEATS):
         begun = time.perf_counter()
         for _ in range(replicas):
-            copied(weights, kept)
+            if touched:
+                copied(weights, kept)
+            else:
+                plain = {name: tensor.clone() for name, tensor in weights.items()}
+                del plain
         rounds.append(time.perf_counter() - begun)
     return statistics.median(rounds)
 
@@ -141,7 +145,8 @@ def result(how: str, replicas: int, own: Any, seconds: list[float], peak: int) -
     from stockpot.train._weights import trained
 
     weights = trained(own)
-    copied = copy_seconds(weights, replicas)
+    copied = copy_seconds(weights, replicas, touched=False)
+    touched = copy_seconds(weights, replicas, touched=True)
     return {
         "how": how,
         "replicas": replicas,
@@ -149,6 +154,8 @@ def result(how: str, replicas: int, own: Any, seconds: list[float], peak: int) -
         "merge_seconds": seconds,
         "copy_seconds": copied,
         "ratio_median": statistics.median(seconds) / copied,
+        "copy_touched_seconds": touched,
+        "ratio_of_touched": statistics.median(seconds) / touched,
         "limit": COPIES,
         "peak_extra_bytes": peak,
     }
@@ -211,7 +218,8 @@ def main() -> int:
             kept = f"{one['limit']}: {'kept' if one['ratio_median'] <= one['limit'] else 'NOT KEPT'}"
         Console().print(
             f"{one['replicas']} {one['how']}: a merge takes {took:.2f} s, {one['ratio_median']:.2f} copies of all "
-            f"({kept}), {took / step:.1f} training steps of one image; "
+            f"({kept}), {one['ratio_of_touched']:.2f} into memory that is touched, "
+            f"{took / step:.1f} training steps of one image; "
             f"peak {one['peak_extra_bytes'] / one['model_bytes']:.2f} models more"
         )
     return 0

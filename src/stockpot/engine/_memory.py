@@ -38,7 +38,9 @@ class MemorySource:
         self.aliases: dict[str, str] = {}
         self.tensors: dict[str, TensorInfo] = {}
         self._data: dict[str, Tensor] = {}
-        seen: dict[tuple[object, ...], str] = {}
+        self.places: dict[tuple[object, ...], str] = {}
+        """Where the tensors lie: two sources with the same places are the same memory, read alike."""
+        seen = self.places
         for name, tensor in state_dict.items():
             if not isinstance(tensor, Tensor) or tensor.dtype not in _CODES:
                 raise errors.CheckpointError("not a dense tensor", tensor=name, file=ref, got=type(tensor).__name__)

@@ -371,22 +371,23 @@ FN int NAME(mix_few)(const void *const *rows, const int32_t *types, int64_t n, i
     return fine;
 }
 
-/* Doubles rounded to floats; `far`: past the caches. */
-FN void NAME(put_all)(float *out, const D *values, int far) {
+/* Floats; `far`: past the caches. */
+FN void NAME(put_all)(float *out, const F *values, int far) {
 #pragma GCC unroll 8
     for (int v = 0; v < FLOATS * (QUICK / WIDTH); v++)
         if (far)
-            NAME(put_floats_far)(out + v * WIDTH, NAME(floats)(values[v]));
+            NAME(put_floats_far)(out + v * WIDTH, values[v]);
         else
-            NAME(put_floats)(out + v * WIDTH, NAME(floats)(values[v]));
+            NAME(put_floats)(out + v * WIDTH, values[v]);
 }
 
 /* The same for float inputs and outputs, by fewer steps: sum_i a_i x_i in doubles. Where the weights have few bits and
- * the |x_i| are not far from each other, the sum is exact; elsewhere a bound of its error may tell. */
+ * the |x_i| are not far from each other, the sum is exact (`steps` at least 0); elsewhere a bound of its error may tell. */
 FN int NAME(mix_floats)(const void *const *rows, int64_t n, int64_t at, const double *weights, const struct ease *ease,
-                        float *out, int far) {
+                        int32_t steps, float *out, int far) {
     enum { PARTS = QUICK / WIDTH };
     D sum[FLOATS * PARTS];
+    F rounded[FLOATS * PARTS];
     Q largest[FLOATS], smallest[FLOATS];
 #pragma GCC unroll 8
     for (int v = 0; v < FLOATS * PARTS; v++) sum[v] = NAME(zero)();
@@ -404,24 +405,33 @@ FN int NAME(mix_floats)(const void *const *rows, int64_t n, int64_t at, const do
 #pragma GCC unroll 4
         for (int v = 0; v < FLOATS; v++) {
             largest[v] = NAME(q_larger)(largest[v], NAME(q_get)(x + v * QUICK));
-            smallest[v] = NAME(q_smaller)(smallest[v], NAME(q_get)(x + v * QUICK));
+            if (steps >= 0) smallest[v] = NAME(q_smaller)(smallest[v], NAME(q_get)(x + v * QUICK));
         }
     }
-    int exact = 1, fine = 1, sure = 1;
+    int exact = steps >= 0, fine = 1, sure = 1;
 #pragma GCC unroll 4
     for (int v = 0; v < FLOATS; v++) {
         fine &= NAME(q_within)(largest[v], NAME(q_all)(ease->most));
-        exact &= NAME(q_near)(largest[v], smallest[v], ease->steps);
+        if (steps >= 0) exact &= NAME(q_near)(largest[v], smallest[v], steps);
     }
-    D reach = NAME(all)(ease->reach);
+    if (!fine) return 0;
+    D error[PARTS];
+#pragma GCC unroll 4
+    for (int v = 1; v < FLOATS; v++) largest[0] = NAME(q_larger)(largest[0], largest[v]);
+#pragma GCC unroll 2
+    for (int part = 0; part < PARTS; part++) /* more than nothing, so that zeros, whose sign follows a rule, are never sure */
+        error[part] = NAME(add_rounded_product)(NAME(all)(0x1p-1000), NAME(all)(ease->reach), NAME(q_doubles)(largest[0], part));
 #pragma GCC unroll 8
-    for (int v = 0; v < FLOATS * PARTS && !exact; v++) {
-        /* More than nothing, so that zeros, whose sign follows a rule, are never sure. */
-        D error = NAME(add_rounded_product)(NAME(all)(0x1p-1000), reach, NAME(q_doubles)(largest[v / PARTS], v % PARTS));
-        sure &= NAME(same_floats)(NAME(floats)(NAME(sub)(sum[v], error)), NAME(floats)(NAME(add)(sum[v], error)));
+    for (int v = 0; v < FLOATS * PARTS; v++) {
+        if (exact) {
+            rounded[v] = NAME(floats)(sum[v]);
+            continue;
+        }
+        rounded[v] = NAME(floats)(NAME(sub)(sum[v], error[v % PARTS]));
+        sure &= NAME(same_floats)(rounded[v], NAME(floats)(NAME(add)(sum[v], error[v % PARTS])));
     }
-    if (!fine || !sure) return 0;
-    NAME(put_all)(out + at, sum, far);
+    if (!sure) return 0;
+    NAME(put_all)(out + at, rounded, far);
     return 1;
 }
 
@@ -430,7 +440,8 @@ FN int NAME(mix_floats)(const void *const *rows, int64_t n, int64_t at, const do
 FN int NAME(mix_floats_finely)(const void *const *rows, int64_t n, int64_t at, const struct ease *ease, float *out,
                                int far) {
     enum { PARTS = QUICK / WIDTH };
-    D high[PARTS], low[PARTS], odd[FLOATS * PARTS];
+    D high[PARTS], low[PARTS];
+    F rounded[FLOATS * PARTS];
     int sure = 1;
 #pragma GCC unroll 4
     for (int v = 0; v < FLOATS; v++) {
@@ -453,10 +464,10 @@ FN int NAME(mix_floats_finely)(const void *const *rows, int64_t n, int64_t at, c
             D rest = NAME(add)(NAME(sub)(high[part], NAME(sub)(sum, kept)), NAME(sub)(low[part], kept));
             D error = NAME(mul)(NAME(all)(ease->reach_of_second), NAME(q_doubles)(largest, part));
             sure &= !NAME(undecided)(sum, rest, error);
-            odd[v * PARTS + part] = NAME(odd)(sum, rest);
+            rounded[v * PARTS + part] = NAME(floats)(NAME(odd)(sum, rest));
         }
     }
-    if (sure) NAME(put_all)(out + at, odd, far);
+    if (sure) NAME(put_all)(out + at, rounded, far);
     return sure;
 }
 
@@ -537,7 +548,9 @@ FN int NAME(mix_many)(const void *const *rows, const int32_t *types, int64_t n, 
     int64_t at = start;
     int doubtful = 0;
     for (; ease && at + FLOATS * QUICK <= stop; at += FLOATS * QUICK) {
-        if (!doubtful && NAME(mix_floats)(rows, n, at, weights, ease, out, far)) continue;
+        if (!doubtful && (ease->steps < 0 ? NAME(mix_floats)(rows, n, at, weights, ease, -1, out, far)
+                                          : NAME(mix_floats)(rows, n, at, weights, ease, ease->steps, out, far)))
+            continue;
         doubtful = 1; /* the rest of the chunk too, probably */
         if (NAME(mix_floats_finely)(rows, n, at, ease, out, far)) continue;
         for (int64_t v = 0; v < FLOATS * QUICK; v += VECTORS * WIDTH)
