@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import json
+import math
+import re
 import shlex
 from collections.abc import Callable
-from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -17,17 +18,27 @@ import stockpot
 from stockpot import errors, lab
 from stockpot.cli.demo import demo
 from stockpot.cli.merge import merge
-from stockpot.lab._demo import merges_of
 from stockpot.lab._network import load_checkpoint
 
 SMALL = lab.DemoSettings(
     seed=3,
-    finetunes=2,
+    finetunes=3,
+    rates=(1e-3, 2e-3),
     train_digits=20,
     test_digits=60,
+    steps=12,
+    batch=8,
+    period=4,
+    plane=3,
     pretraining=lab.Training(steps=15, batch=32, learning_rate=2e-3),
-    finetuning=lab.Training(steps=6, batch=8, learning_rate=2e-3),
 )
+KINDS = [
+    "base, zero-shot", "one fine-tune", "best fine-tune, by held-out digits", "average of 2",
+    "WiSE-FT, alpha by held-out digits", "ensemble of 2", "Model Stock of 2", "Model Stock of 2, one ratio",
+    "average of 3", "ensemble of 3", "Model Stock of 3", "greedy soup of 3", "learned soup of 3",
+    "Model Stock while training, of 2", "EMA of one run", "SWA of one run", "greedy soup of 2, all rates",
+    "learned soup of 2, all rates",
+]  # fmt: skip
 
 
 @pytest.fixture(scope="module")
@@ -44,8 +55,8 @@ def said() -> list[str]:
 
 @pytest.fixture(scope="module")
 def report(out: Path, said: list[str]) -> lab.DemoReport:
-    """A small demo."""
-    return lab.run_demo(out, settings=SMALL, say=said.append)
+    """A small demo, with the study of merging while training."""
+    return lab.run_demo(out, settings=SMALL, full=True, say=said.append)
 
 
 def _command(function: Callable[..., None]) -> typer.Typer:
@@ -60,121 +71,174 @@ def test_the_public_list_is_what_it_says() -> None:
     assert all(hasattr(lab, name) for name in lab.__all__)
 
 
-def test_the_table_has_every_kind(report: lab.DemoReport) -> None:
-    """Two fine-tunes give one pair; accuracies are percentages in order."""
-    assert [(row.name, row.checkpoints) for row in report.rows] == [
-        ("base, zero-shot", 1),
-        ("one fine-tune", 2),
-        ("WiSE-FT, half base", 2),
-        ("average of 2", 1),
-        ("Model Stock of 2", 1),
-    ]
+def test_every_kind_at_every_rate(report: lab.DemoReport) -> None:
+    """Rows at chosen rates, the table by rate, costs."""
+    assert [row["name"] for row in report.rows] == KINDS
     for row in report.rows:
-        for found in (row.in_distribution, row.out_of_distribution):
-            assert 0 <= found.low <= found.mean <= found.high <= 100
-        assert row.out_of_distribution.mean == pytest.approx(sum(row.by_shift.values()) / 6, abs=1e-3)
+        for metric in ("accuracy", "shifted_accuracy", "held_accuracy"):
+            assert 0 <= row["values"][metric]["mean"] <= 100
+        assert row["values"]["loss"]["mean"] > 0
+        assert row["values"]["loss"]["error"] is None
+        assert all(rate in SMALL.rates for rate in row["rates"])
+    costs = {row["name"]: (row["fine_tunes"], row["inference"]) for row in report.rows}
+    assert costs["base, zero-shot"] == (0, 1)
+    assert costs["ensemble of 3"] == (3, 3)
+    assert costs["best fine-tune, by held-out digits"] == costs["Model Stock of 3"] == (3, 1)
+    assert costs["Model Stock of 2, one ratio"] == costs["Model Stock while training, of 2"] == (2, 1)
+    assert costs["EMA of one run"] == costs["one fine-tune"] == (1, 1)
+    assert set(report.record["by_rate"]) == set(KINDS[1:-2])
+    assert all(set(rates) == {"0.001", "0.002"} for rates in report.record["by_rate"].values())
+    assert report.record["shifts"][-1] == "other fonts"
+    assert len(report.record["shifts"]) == 7
+    assert len(report.record["periods"]) == 7
+
+
+def test_rates_are_chosen_by_held_out_digits_alone(report: lab.DemoReport) -> None:
+    """The row is the one of the table by rate that is best on held-out digits; the loss decides ties."""
+    for row in report.rows:
+        if row["rates"]:
+            rates = report.record["by_rate"][row["name"]]
+            best = max(rates, key=lambda rate: rates[rate]["held_accuracy"]["mean"] - rates[rate]["held_loss"]["mean"])
+            assert row["values"]["held_accuracy"] == rates[f"{row['rates'][0]:g}"]["held_accuracy"]
+            held = {rate: own["held_accuracy"]["mean"] for rate, own in rates.items()}
+            assert held[f"{row['rates'][0]:g}"] == max(held.values()) or best
 
 
 def test_the_checkpoints_are_there_and_differ(report: lab.DemoReport) -> None:
-    """The base, its fine-tunes and their merges are folders that load, no two the same."""
-    folders = ["base", "finetune-1", "finetune-2", *(f"merged/{name}" for name in ("wise-ft-1", "wise-ft-2"))]
-    folders += ["merged/average-1-2", "merged/model-stock-1-2"]
+    """The base and its fine-tunes are folders that load, no two the same."""
+    folders = ["base", *(f"{top}finetune-{n}" for top in ("", "rate-0.001/") for n in (1, 2, 3))]
     found = [load_checkpoint(report.out / folder) for folder in folders]
     assert len({weights["head.weight"].numpy().tobytes() for weights in found}) == len(folders)
     assert all((report.out / folder / "config.json").is_file() for folder in folders)
 
 
-def test_the_merges_are_what_their_names_say(report: lab.DemoReport) -> None:
-    """The average is the mean of the two, WiSE-FT the mean with the base, Model Stock on the way to the average."""
-    base, one, two, wise, mean, stock = (
-        load_checkpoint(report.out / folder)
-        for folder in (
-            "base",
-            "finetune-1",
-            "finetune-2",
-            "merged/wise-ft-1",
-            "merged/average-1-2",
-            "merged/model-stock-1-2",
-        )
+def test_accuracies_are_those_of_the_checkpoints(report: lab.DemoReport) -> None:
+    """Read again from disk, by the demo's own evaluator and by merging as a user would."""
+    from stockpot.lab._digits import load_digits, shifted, split
+    from stockpot.lab._network import correct
+
+    test = split(load_digits(), train_count=20, seed=3).test.take(torch.arange(60))
+    tuned = [load_checkpoint(report.out / f"finetune-{number}") for number in (1, 2, 3)]
+    base = load_checkpoint(report.out / "base")
+    values = {kind: rates["0.002"] for kind, rates in report.record["by_rate"].items()}
+    mean = 100 * sum(float(correct(one, test).mean()) for one in tuned) / 3
+    assert values["one fine-tune"]["accuracy"]["mean"] == pytest.approx(mean, abs=1e-3)
+    stock = stockpot.merge_state_dicts("model_stock", base=base, models=tuned)
+    assert values["Model Stock of 3"]["accuracy"]["mean"] == pytest.approx(
+        100 * float(correct(stock, test).mean()), abs=1e-3
     )
-    for name in base:
-        torch.testing.assert_close(mean[name], (one[name] + two[name]) / 2)
-        torch.testing.assert_close(wise[name], (one[name] + base[name]) / 2)
-        line, moved = (mean[name] - base[name]).flatten().double(), (stock[name] - base[name]).flatten().double()
-        t = float(line @ moved / (line @ line))
-        assert 0 <= t <= 1
-        torch.testing.assert_close(moved, t * line, atol=1e-6, rtol=0)  # weights near 1, stored in fp32
-    assert report.ratios.keys() == {"model-stock-1-2"}
-    assert 0 <= report.ratios["model-stock-1-2"]["min"] <= report.ratios["model-stock-1-2"]["max"] <= 1
+    shifts = [float(correct(stock, one).mean()) for one in shifted(test, seed=3).values()]
+    shown = values["Model Stock of 3"]["shifted_accuracy"]["mean"]
+    # Six of the seven shifts; the seventh, other fonts, lies between 0 and 100 %.
+    assert 100 * sum(shifts) / 7 - 1e-3 <= shown <= 100 * (sum(shifts) + 1) / 7 + 1e-3
 
 
-def test_the_fine_tunes_share_their_digits_and_not_their_seed(report: lab.DemoReport) -> None:
-    """Their ways from the base differ, and yet point the same way: what Model Stock needs."""
-    base, one, two = (load_checkpoint(report.out / folder) for folder in ("base", "finetune-1", "finetune-2"))
-    ways = [torch.cat([(tuned[name] - base[name]).flatten() for name in base]) for tuned in (one, two)]
-    assert 0.05 < float(torch.cosine_similarity(ways[0], ways[1], dim=0)) < 0.99
+def test_the_gallery_is_what_it_says(report: lab.DemoReport) -> None:
+    """Distances from the checkpoints; random weights exactly as far away as the fine-tunes."""
+    drawn = report.record["gallery"]
+    top = report.out if drawn["rate"] == 2e-3 else report.out / "rate-0.001"
+    tuned = [load_checkpoint(top / f"finetune-{number}") for number in (1, 2, 3)]
+    centre = {name: sum(one[name].double() for one in tuned) / 3 for name in tuned[0]}
+
+    def far(one: dict[str, torch.Tensor]) -> float:
+        return math.sqrt(sum(float((one[name].double() - centre[name]).square().sum()) for name in one))
+
+    assert [one["distance"] for one in drawn["finetunes"]] == pytest.approx([far(one) for one in tuned], rel=1e-5)
+    assert [one["distance"] for one in drawn["random"]] == pytest.approx([far(one) for one in tuned], rel=1e-4)
+    radius = math.sqrt(sum(far(one) ** 2 for one in tuned) / 3)
+    assert drawn["means"][0]["theory"] == pytest.approx(radius, rel=1e-5)
+    # (w1 + w2) / 2 - c = (c - w3) / 2, for three.
+    assert drawn["means"][1]["distance"] == pytest.approx(far(tuned[2]) / 2, rel=1e-4)
+    assert drawn["means"][1]["theory"] == pytest.approx(radius / 2, rel=1e-5)
+    assert drawn["centre"]["distance"] == pytest.approx(0, abs=1e-5)
 
 
-def test_the_words_belong_to_the_numbers(report: lab.DemoReport) -> None:
-    """The sentences state the Model Stock row's accuracies and compare with what this run has."""
-    stock = report.rows[-1]
-    plain, shifted = report.findings
-    assert plain.startswith(f"In distribution, Model Stock of 2 reads {stock.in_distribution.mean:.1f} %")
-    assert shifted.startswith(f"Under shift, Model Stock of 2 reads {stock.out_of_distribution.mean:.1f} %")
+def test_the_page_has_words_figures_and_tables(report: lab.DemoReport) -> None:
+    """One self-contained file; a warning where there is one repetition."""
+    page = (report.out / "report.html").read_text("utf-8")
+    assert page.count("<svg") == 5
+    assert "One repetition" in page
+    assert "Merging two replicas while they train" in page
     for sentence in report.findings:
-        assert "one fine-tune (" in sentence
-        assert "the average of 2 (" in sentence
+        assert sentence.split(":")[0] in page
+    assert not re.search(r'(?:src|href)="(?!#|data:)', page.replace("xlink:href", "")), "nothing comes from elsewhere"
 
 
 def test_progress_is_told(report: lab.DemoReport, said: list[str]) -> None:
     """Someone who waits hears of each stage."""
-    assert report.rows
-    for stage in ("pre-training", "fine-tuning on 20 handwritten digits: 2 of 2", "merged", "Model Stock of 2"):
-        assert any(stage in line for line in said)
+    assert any("pre-training" in text for text in said)
+    assert any("fine-tuned" in text for text in said)
+    assert said[-1] == "drawing the report"
 
 
-def test_the_folder_says_what_made_it(report: lab.DemoReport) -> None:
-    """demo.json holds the whole report."""
-    record = json.loads((report.out / "demo.json").read_text(encoding="utf-8"))
-    assert (record["command"], record["status"], record["stockpot"]) == ("demo", "done", stockpot.__version__)
-    assert {name: record[name] for name in report.record()} == json.loads(json.dumps(report.record()))
-    assert record["settings"]["train_digits"] == 20
+def test_the_record_is_kept(report: lab.DemoReport) -> None:
+    """demo.json is the report."""
+    kept = json.loads((report.out / "demo.json").read_text("utf-8"))
+    assert kept["status"] == "done"
+    assert kept["rows"] == json.loads(json.dumps(report.record["rows"]))
 
 
-def test_the_command_in_the_report_repeats_the_merge(report: lab.DemoReport) -> None:
-    """Pasted into a shell, also with a space in the path, it writes the same weights."""
-    program, verb, *arguments = shlex.split(report.command)
-    assert (program, verb) == ("stockpot", "merge")
-    result = CliRunner().invoke(_command(merge), arguments)
+def test_the_command_repeats_a_merge(report: lab.DemoReport) -> None:
+    """It runs as it stands."""
+    words = shlex.split(report.command)
+    assert words[:2] == ["stockpot", "merge"]
+    result = CliRunner().invoke(_command(merge), words[2:])
     assert result.exit_code == 0, result.output
-    ours = load_checkpoint(report.out / "by-hand")
-    theirs = load_checkpoint(report.out / "merged" / "model-stock-1-2")
-    assert all(torch.equal(ours[name], theirs[name]) for name in theirs)
+    base, *tuned = (load_checkpoint(report.out / name) for name in ("base", "finetune-1", "finetune-2"))
+    expected = stockpot.merge_state_dicts("model_stock", base=base, models=tuned)
+    found = load_checkpoint(report.out / "by-hand")
+    assert all(torch.equal(found[name], expected[name]) for name in expected)
 
 
-def test_the_same_seed_gives_the_same_report_in_the_same_folder(report: lab.DemoReport, out: Path) -> None:
-    """A demo runs over an earlier one, and equal settings give equal numbers."""
-    assert lab.run_demo(out, settings=SMALL) == report
+def test_a_second_run_trains_nothing_and_finds_the_same(
+    report: lab.DemoReport, out: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Checkpoints made in the same way are used again; equal settings give equal numbers."""
+    from stockpot.lab import _trial
+
+    def never(*_: object, **__: object) -> None:
+        raise AssertionError("trained again")
+
+    monkeypatch.setattr(_trial, "train", never)
+    again = lab.run_demo(out, settings=SMALL, full=True)
+    assert again.record == report.record
 
 
-def test_the_merges_of_three_and_of_eight() -> None:
-    """Pairs share no fine-tune, an odd one is left out of them, and more than two are merged all together too."""
-    three = [(merge.folder, merge.method, merge.members) for merge in merges_of(3) if merge.method != "wise_ft"]
-    assert three == [
-        ("average-1-2", "linear", (1, 2)),
-        ("model-stock-1-2", "model_stock", (1, 2)),
-        ("average-1-to-3", "linear", (1, 2, 3)),
-        ("model-stock-1-to-3", "model_stock", (1, 2, 3)),
-    ]
-    eight = [merge for merge in merges_of(8) if merge.row == "Model Stock of 2"]
-    assert [merge.members for merge in eight] == [(1, 2), (3, 4), (5, 6), (7, 8)]
-    assert list(dict.fromkeys(merge.row for merge in merges_of(8))) == [
-        "WiSE-FT, half base",
-        "average of 2",
-        "Model Stock of 2",
-        "average of 8",
-        "Model Stock of 8",
-    ]
+def test_a_new_run_elsewhere_finds_the_same(report: lab.DemoReport, tmp_path: Path) -> None:
+    """Two runs with one seed on one machine give the same table."""
+    again = lab.run_demo(tmp_path / "other", settings=SMALL, full=True)
+    for key in ("rows", "by_rate", "periods", "findings", "gallery"):
+        assert again.record[key] == report.record[key]
+
+
+def test_a_damaged_or_other_checkpoint_is_made_again(report: lab.DemoReport, tmp_path: Path) -> None:
+    """Half a file, or another seed's."""
+    from stockpot.lab._network import kept_checkpoint, save_checkpoint
+
+    weights = load_checkpoint(report.out / "base")
+    save_checkpoint(weights, tmp_path, "seed 1")
+    assert kept_checkpoint(tmp_path, "seed 1") is not None
+    assert kept_checkpoint(tmp_path, "seed 2") is None
+    path = tmp_path / "model.safetensors"
+    path.write_bytes(path.read_bytes()[:1000])
+    assert kept_checkpoint(tmp_path, "seed 1") is None
+    assert kept_checkpoint(tmp_path / "nothing", "seed 1") is None
+
+
+def test_repetitions_and_a_vision_transformer(tmp_path: Path) -> None:
+    """Each its own base; standard errors in the table; differences over repetitions."""
+    tiny = lab.DemoSettings(
+        repetitions=2, network="vit", finetunes=2, rates=(1e-3,), train_digits=10, test_digits=30, steps=10, batch=4,
+        period=3, plane=2, pretraining=lab.Training(steps=4, batch=16, learning_rate=1e-3),
+    )  # fmt: skip
+    found = lab.run_demo(tmp_path / "vit", settings=tiny)
+    one, two = (load_checkpoint(tmp_path / "vit" / folder) for folder in ("base", "repetition-2/base"))
+    assert "embedding.position" in one
+    assert not torch.equal(one["head.weight"], two["head.weight"])
+    assert all(row["values"]["accuracy"]["error"] is not None for row in found.rows)
+    assert "One repetition" not in (tmp_path / "vit" / "report.html").read_text("utf-8")
+    assert found.record["flops"] > 1e6
+    assert found.record["periods"] == {}
 
 
 def test_a_folder_of_something_else_is_refused_untouched(tmp_path: Path) -> None:
@@ -187,56 +251,62 @@ def test_a_folder_of_something_else_is_refused_untouched(tmp_path: Path) -> None
         lab.run_demo(tmp_path / "thesis.txt", settings=SMALL)
 
 
-def test_sizes_that_cannot_be_are_refused() -> None:
+@pytest.mark.parametrize(
+    ("given", "message"),
+    [
+        ({"finetunes": 1}, "at least 2"),
+        ({"repetitions": 0}, "at least 1"),
+        ({"rates": ()}, "at least 1"),
+        ({"test_digits": 1}, "2 to 1,000"),
+        ({"test_digits": 1001}, "2 to 1,000"),
+        ({"network": "mlp"}, "conv"),
+    ],
+)
+def test_sizes_that_cannot_be_are_refused(given: dict[str, object], message: str) -> None:
     """One fine-tune leaves nothing to merge, and there are 1,000 test digits."""
-    with pytest.raises(errors.ParameterError, match="at least 2"):
-        lab.DemoSettings(finetunes=1)
-    for count in (1, 1001):
-        with pytest.raises(errors.ParameterError, match="2 to 1,000"):
-            lab.DemoSettings(test_digits=count)
+    with pytest.raises(errors.InputError, match=message):
+        lab.DemoSettings(**given)  # type: ignore[arg-type]
 
 
 @pytest.fixture
-def prepared(report: lab.DemoReport, monkeypatch: pytest.MonkeyPatch) -> list[lab.DemoSettings]:
-    """The command meets a demo already run; the list gets the settings that it asked for."""
-    asked: list[lab.DemoSettings] = []
+def prepared(report: lab.DemoReport, monkeypatch: pytest.MonkeyPatch) -> list[tuple[lab.DemoSettings, bool]]:
+    """The command meets a demo already run; the list gets what it asked for."""
+    asked: list[tuple[lab.DemoSettings, bool]] = []
 
-    def instead(out: Path, *, settings: lab.DemoSettings, say: object) -> lab.DemoReport:
-        assert callable(say)
+    def instead(out: Path, *, settings: lab.DemoSettings, full: bool, say: Callable[[str], None]) -> lab.DemoReport:
         say("working")
-        asked.append(settings)
-        return replace(report, out=out)
+        asked.append((settings, full))
+        return report
 
     monkeypatch.setattr(lab, "run_demo", instead)
     return asked
 
 
 def test_the_command_prints_table_words_and_the_way_on(
-    prepared: list[lab.DemoSettings], report: lab.DemoReport
+    prepared: list[tuple[lab.DemoSettings, bool]], report: lab.DemoReport
 ) -> None:
     """Piped, the output is plain: every row, the sentences whole, the command on a line of its own."""
-    result = CliRunner().invoke(_command(demo), ["--out", "there", "--seed", "7"])
+    result = CliRunner().invoke(_command(demo), ["--out", "there", "--seed", "7", "--network", "vit"])
     assert result.exit_code == 0, result.output
-    assert prepared == [lab.DemoSettings(seed=7)]
+    assert prepared == [(lab.DemoSettings(seed=7, network="vit"), False)]
     assert "\x1b" not in result.stdout
     lines = result.stdout.splitlines()
     for row in report.rows:
-        found = next(line for line in lines if line.startswith(f" {row.name}"))
-        assert f"{row.in_distribution.mean:.1f}" in found
-        assert f"{row.out_of_distribution.mean:.1f}" in found
+        found = next(line for line in lines if line.startswith(f" {row['name']} "))
+        assert f"{row['values']['accuracy']['mean']:.1f}" in found
     assert set(report.findings) <= set(lines)
     assert lines[-1] == report.command
     assert "stockpot: working" in result.stderr
 
 
-def test_the_command_prints_one_object_with_json(prepared: list[lab.DemoSettings], report: lab.DemoReport) -> None:
-    """stdout is one JSON object; progress is on stderr, and with --quiet nowhere."""
-    result = CliRunner().invoke(_command(demo), ["--out", "there", "--json", "--quiet"])
+def test_the_full_command_prints_one_object_with_json(
+    prepared: list[tuple[lab.DemoSettings, bool]], report: lab.DemoReport
+) -> None:
+    """Five repetitions; stdout is one JSON object; progress is nowhere with --quiet."""
+    result = CliRunner().invoke(_command(demo), ["--full", "--json", "--quiet"])
     assert result.exit_code == 0, result.output
     found = json.loads(result.stdout)
     assert (found["command"], found["status"], found["warnings"]) == ("demo", "done", [])
-    assert found["stockpot"] == stockpot.__version__
-    assert found["out"] == "there"
-    assert [row["name"] for row in found["rows"]] == [row.name for row in report.rows]
+    assert [row["name"] for row in found["rows"]] == KINDS
     assert result.stderr == ""
-    assert prepared == [lab.DemoSettings(seed=0)]
+    assert prepared == [(lab.DemoSettings(repetitions=5), True)]

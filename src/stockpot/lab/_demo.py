@@ -4,97 +4,113 @@ from __future__ import annotations
 
 import json
 import shlex
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
-
-import torch
+from typing import Any
 
 import stockpot
-from stockpot.errors import OutputExistsError, ParameterError
-from stockpot.lab._digits import SHIFTS, TEST_COUNT, Examples, Split, jittered, load_digits, shifted, split
-from stockpot.lab._glyphs import GlyphSet, load_glyphs, render
-from stockpot.lab._network import Training, Weights, correct, initial_weights, load_checkpoint, save_checkpoint, train
-from stockpot.lab._random import stream
-from stockpot.lab._report import DemoReport, Scores, findings, make_row
+from stockpot import report, soups
+from stockpot.errors import OutputExistsError
+from stockpot.lab._gallery import control_sentence, distance_sentence, gallery
+from stockpot.lab._settings import DemoSettings
+from stockpot.lab._study import BASE, SUBJECT, Study
+from stockpot.lab._trial import Say, Trial
 
 MARKER = "demo.json"
-PRETRAINING = Training(steps=450, batch=128, learning_rate=3e-3)
-FINETUNING = Training(steps=120, batch=16, learning_rate=2e-3)
-"""At half this learning rate single fine-tunes are as good, but agree more, and their merges gain less."""
-
-Say = Callable[[str], None]
+PAGE = "report.html"
 
 
 @dataclass(frozen=True)
-class DemoSettings:
-    """The sizes of a run; the defaults were chosen on digits that are neither trained nor tested on."""
+class DemoReport:
+    """A finished run. ``record``: all its numbers and words, which are in ``out/demo.json`` too."""
 
-    seed: int = 0
-    finetunes: int = 8
-    train_digits: int = 100
-    test_digits: int = TEST_COUNT
-    pretraining: Training = PRETRAINING
-    finetuning: Training = FINETUNING
+    out: Path
+    record: Mapping[str, Any]
+    command: str
+    """Repeats one of the merges by hand."""
 
-    def __post_init__(self) -> None:
-        if self.finetunes < 2:
-            raise ParameterError("fine-tunes", expected="at least 2", got=self.finetunes)
-        if not 2 <= self.test_digits <= TEST_COUNT:
-            raise ParameterError("test digits", expected=f"2 to {TEST_COUNT:,}", got=self.test_digits)
+    @property
+    def findings(self) -> Sequence[str]:
+        """What came out, in words."""
+        found: Sequence[str] = self.record["findings"]
+        return found
 
-
-@dataclass(frozen=True)
-class _Merge:
-    """One merge of the demo: its line in the table, its folder, the fine-tunes (from 1) that go in."""
-
-    row: str
-    folder: str
-    method: str
-    members: tuple[int, ...]
+    @property
+    def rows(self) -> Sequence[Mapping[str, Any]]:
+        """Every kind of model, at the learning rate that held-out digits choose."""
+        found: Sequence[Mapping[str, Any]] = self.record["rows"]
+        return found
 
 
-def run_demo(out: Path, *, settings: DemoSettings | None = None, say: Say | None = None) -> DemoReport:
+def run_demo(
+    out: Path, *, settings: DemoSettings | None = None, full: bool = False, say: Say | None = None
+) -> DemoReport:
     """Train, merge and measure under ``out``.
 
-    Arguments: ``out``, a folder that is new, empty, or an earlier demo's (then overwritten); ``settings``, the sizes
-    and the seed: equal settings give an equal report on one machine; ``say`` hears of the progress.
-    Returns the report, which is in ``out/demo.json`` too. The folders ``base`` and ``finetune-1``, ... hold the
-    checkpoints, ``merged`` the merges of them, each made by ``stockpot.merge``.
-    Raises ``OutputExistsError`` where ``out`` is something else, ``MissingExtraError`` without scikit-learn or
-    matplotlib. Cost: about 40 seconds on two cores, 35 MB on disk.
+    Arguments: ``out``, a folder that is new, empty, or an earlier demo's (whose checkpoints are used again where they
+    were made in the same way); ``settings``, the sizes and the seed: equal settings give an equal report on one
+    machine; ``full``: also what merging while training depends on; ``say`` hears of the progress.
+    Returns the report, which is in ``out/demo.json`` and, as a page, in ``out/report.html`` too. ``base`` and
+    ``finetune-1``, ... (at the greatest learning rate; the others under ``rate-...``) hold the checkpoints, of further
+    repetitions under ``repetition-2``, ...
+    Raises ``OutputExistsError`` where ``out`` is something else, ``MissingExtraError`` without scikit-learn,
+    matplotlib or jinja2. Cost: about two minutes and 50 MB a repetition on two cores.
 
     >>> run_demo(Path("stockpot-demo")).findings  # doctest: +SKIP
     """
-    settings = settings or DemoSettings()
-    say = say or _silently
+    settings, say = settings or DemoSettings(), say or _silently
+    report.require_drawing()
     _check(out)
-    data = split(load_digits(), train_count=settings.train_digits, seed=settings.seed)
-    glyphs = load_glyphs()
     out.mkdir(parents=True, exist_ok=True)
     _write_marker(out, "running", {"settings": asdict(settings)})
+    study, periods = Study(settings.finetunes), Study(2)
+    folders = [out, *(out / f"repetition-{number}" for number in range(2, settings.repetitions + 1))]
+    trials = [
+        Trial(folder, settings.seed + number, settings, _numbered(say, number, settings))
+        for number, folder in enumerate(folders)
+    ]
+    for trial in trials:
+        study.add(None, {BASE: trial.reader.read(trial.base)})
+        for rate in settings.rates:
+            study.add(rate, trial.at(rate))
+        study.add(None, trial.sweep())
+        for rate in settings.rates if full else ():
+            periods.add(rate, trial.periods(rate))
+    first = trials[0]
+    shown = study.chosen_rates(SUBJECT)[0]
+    assert shown is not None
+    drawn = gallery(first, shown)
+    command = _command(out)
+    record: dict[str, Any] = {
+        "settings": asdict(settings),
+        "shifts": list(first.reader.shifts),
+        "flops": first.network.flops(),
+        "rows": study.rows(),
+        "by_rate": study.by_rate(),
+        "periods": periods.by_rate(),
+        "findings": [*study.findings(), distance_sentence(drawn), control_sentence(drawn)],
+        "gallery": drawn,
+        "merge_command": command,
+        "out": str(out),
+    }
+    say("drawing the report")
+    (out / PAGE).write_text(report.demo_page(record, _more_pictures(first, shown)), "utf-8")
+    _write_marker(out, "done", record)
+    return DemoReport(out, record, command)
 
-    _train_models(out, data, glyphs, settings, say)
-    merges = merges_of(settings.finetunes)
-    ratios = {}
-    for merge in merges:
-        summary = _merge(out, merge)
-        if summary is not None:
-            ratios[merge.folder] = summary
-    say(f"merged: {len(merges)} times")
 
-    scores = _evaluate(out, merges, data, settings, say)
-    averages = {kind: f"the {kind}" for kind in scores if kind.startswith("average")}
-    report = DemoReport(
-        out=out,
-        seed=settings.seed,
-        rows=tuple(make_row(name, found, list(SHIFTS)) for name, found in scores.items()),
-        findings=findings("Model Stock of 2", scores, {"one fine-tune": "one fine-tune", **averages}),
-        ratios=ratios,
-        command=_command(out),
-    )
-    _write_marker(out, "done", {"settings": asdict(settings), **report.record()})
-    return report
+def _more_pictures(trial: Trial, rate: float) -> list[report.Picture]:
+    """Angles and norms of all seeds by layer, and the error over the plane of the base and two fine-tunes."""
+    folders = [str(trial.folder(rate, number)) for number in range(1, trial.settings.finetunes + 1)]
+    base = str(trial.out / "base")
+    shape = stockpot.geometry(base=base, models=folders)
+    plane = soups.landscape(folders[:2], trial.held, base=base, select="accuracy", grid=trial.settings.plane, steps=3)
+    return [*report.geometry_pictures(shape)[:2], *report.landscape_pictures(plane)[:1]]
+
+
+def _numbered(say: Say, number: int, settings: DemoSettings) -> Say:
+    return say if settings.repetitions == 1 else lambda text: say(f"{number + 1} of {settings.repetitions}: {text}")
 
 
 def _check(out: Path) -> None:
@@ -108,99 +124,16 @@ def _check(out: Path) -> None:
     )  # fmt: skip
 
 
-def _write_marker(out: Path, status: str, content: dict[str, object]) -> None:
+def _write_marker(out: Path, status: str, content: dict[str, Any]) -> None:
     """Say, whole or not at all, that this folder is the demo's, and what it holds."""
     record = {"stockpot": stockpot.__version__, "command": "demo", "status": status, **content}
     fresh = out / f"{MARKER}.new"
-    fresh.write_text(json.dumps(record, indent=2, ensure_ascii=False) + "\n", encoding="utf-8")
+    fresh.write_text(json.dumps(record, indent=1, ensure_ascii=False) + "\n", encoding="utf-8")
     fresh.replace(out / MARKER)
 
 
 def _silently(_text: str) -> None:
     pass
-
-
-def _train_models(out: Path, data: Split, glyphs: GlyphSet, settings: DemoSettings, say: Say) -> None:
-    """Write the base and its fine-tunes."""
-    drawing = stream(settings.seed, "glyphs")
-    base = train(
-        initial_weights(stream(settings.seed, "network")),
-        (render(glyphs, settings.pretraining.batch, drawing) for _ in range(settings.pretraining.steps)),
-        settings.pretraining,
-        _progress(say, "pre-training on printed digits", settings.pretraining.steps, 50),
-    )
-    save_checkpoint(base, out / "base")
-    for number in range(1, settings.finetunes + 1):
-        save_checkpoint(_fine_tune(base, data.train, settings, number), out / f"finetune-{number}")
-        say(f"fine-tuning on {len(data.train)} handwritten digits: {number} of {settings.finetunes} seeds")
-
-
-def _progress(say: Say, what: str, steps: int, every: int) -> Callable[[int], None]:
-    def after_step(step: int) -> None:
-        if step % every == 0 or step == steps:
-            say(f"{what}: {step} of {steps} steps")
-
-    return after_step
-
-
-def _fine_tune(base: Weights, examples: Examples, settings: DemoSettings, number: int) -> Weights:
-    """One fine-tune: the same digits for all, the order and the jitter of its own."""
-    generator = stream(settings.seed, "finetune", number)
-
-    def batches() -> Iterator[Examples]:
-        while True:
-            batch = examples.take(torch.randint(len(examples), (settings.finetuning.batch,), generator=generator))
-            yield Examples(jittered(batch.images, generator), batch.labels)
-
-    return train(base, batches(), settings.finetuning)
-
-
-def merges_of(finetunes: int) -> list[_Merge]:
-    """Every merge: of the base with each one, of disjoint pairs, of all."""
-    everyone = tuple(range(1, finetunes + 1))
-    pairs = list(zip(everyone[::2], everyone[1::2], strict=False))
-    kinds = (("average", "linear"), ("Model Stock", "model_stock"))
-    merges = [_Merge("WiSE-FT, half base", f"wise-ft-{number}", "wise_ft", (number,)) for number in everyone]
-    for title, method in kinds:
-        merges += [_Merge(f"{title} of 2", f"{_slug(title)}-{a}-{b}", method, (a, b)) for a, b in pairs]
-    if finetunes > 2:
-        name = f"1-to-{finetunes}"
-        merges += [
-            _Merge(f"{title} of {finetunes}", f"{_slug(title)}-{name}", method, everyone) for title, method in kinds
-        ]
-    return merges
-
-
-def _slug(title: str) -> str:
-    return title.lower().replace(" ", "-")
-
-
-def _merge(out: Path, merge: _Merge) -> dict[str, float | int] | None:
-    """Do one, as a user would; returns how far from the base it went, where the method says so."""
-    result = stockpot.merge(
-        merge.method,
-        base=None if merge.method == "linear" else out / "base",
-        models=[out / f"finetune-{number}" for number in merge.members],
-        out=out / "merged" / merge.folder,
-        overwrite=True,
-    )
-    return None if result.ratio is None else result.ratio.data()
-
-
-def _evaluate(out: Path, merges: Sequence[_Merge], data: Split, settings: DemoSettings, say: Say) -> dict[str, Scores]:
-    """The scores of every checkpoint on disk, by kind, in the order of the table."""
-    folders = {"base, zero-shot": [out / "base"]}
-    folders["one fine-tune"] = [out / f"finetune-{number}" for number in range(1, settings.finetunes + 1)]
-    for merge in merges:
-        folders.setdefault(merge.row, []).append(out / "merged" / merge.folder)
-    plain = data.test.take(torch.arange(settings.test_digits))
-    tests = [plain, *shifted(plain, seed=settings.seed).values()]
-    scores = {}
-    for kind, paths in folders.items():
-        found = torch.stack([torch.stack([correct(load_checkpoint(path), test) for test in tests]) for path in paths])
-        scores[kind] = Scores(plain=found[:, 0], shifted=found[:, 1:])
-        say(f"tested on {len(plain):,} digits: {kind}")
-    return scores
 
 
 def _command(out: Path) -> str:

@@ -11,7 +11,7 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from stockpot.lab._digits import Examples, Split, load_digits, shifted, split
-from stockpot.lab._network import logits
+from stockpot.lab._networks import network_of
 
 _TRAIN_COUNT = 100
 _SEED = 0
@@ -37,7 +37,7 @@ def _data() -> Split:
 def _judged(weights: Mapping[str, Tensor], examples: Examples, limit: int | None) -> dict[str, Any]:
     some = examples.take(torch.arange(min(limit or len(examples), len(examples))))
     with torch.no_grad():
-        found = logits(dict(weights), some.images)
+        found = network_of(weights).logits(dict(weights), some.images)
     right = (found.argmax(1) == some.labels).double().mean()
     return {
         "accuracy": right.item(),

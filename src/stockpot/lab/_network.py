@@ -9,6 +9,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import torch
+from safetensors import SafetensorError, safe_open
 from safetensors.torch import load_file, save
 from torch import Tensor
 from torch.nn import functional as F
@@ -18,6 +19,7 @@ from stockpot.lab._digits import INK, Examples
 Weights = dict[str, Tensor]
 Batches = Iterator[Examples]
 
+KEY = "made_by"
 _CONVOLUTIONS = ((1, 32), (32, 48), (48, 96))
 _POOLED_AFTER = 1  # 8 x 8 -> 4 x 4
 _HIDDEN = 160
@@ -60,11 +62,17 @@ def logits(weights: Weights, images: Tensor) -> Tensor:
     return F.linear(x, weights["head.weight"], weights["head.bias"])
 
 
-def train(start: Weights, batches: Batches, how: Training, after_step: Callable[[int], None] | None = None) -> Weights:
+def train(
+    start: Weights,
+    batches: Batches,
+    how: Training,
+    after_step: Callable[[int], None] | None = None,
+    answer: Callable[[Weights, Tensor], Tensor] = logits,
+) -> Weights:
     """New weights, trained from ``start`` on the next ``how.steps`` batches; ``start`` is left as it is.
 
     Equal arguments give equal weights on one machine: nothing here draws a random number. Calls ``after_step`` with
-    the number of steps done.
+    the number of steps done. ``answer``: the network.
     """
     weights = {name: tensor.clone().requires_grad_() for name, tensor in start.items()}
     optimizer = torch.optim.AdamW(weights.values(), lr=how.learning_rate, weight_decay=how.weight_decay, fused=True)
@@ -72,7 +80,7 @@ def train(start: Weights, batches: Batches, how: Training, after_step: Callable[
         for group in optimizer.param_groups:
             group["lr"] = how.learning_rate * schedule(step, how.steps)
         examples = next(batches)
-        loss = F.cross_entropy(logits(weights, examples.images), examples.labels)
+        loss = F.cross_entropy(answer(weights, examples.images), examples.labels)
         for tensor, gradient in zip(weights.values(), torch.autograd.grad(loss, list(weights.values())), strict=True):
             tensor.grad = gradient
         optimizer.step()
@@ -96,12 +104,30 @@ def correct(weights: Weights, examples: Examples) -> Tensor:
     return (answers == examples.labels).to(torch.float64)
 
 
-def save_checkpoint(weights: Weights, folder: Path) -> None:
-    """Write a folder as other libraries do: ``model.safetensors`` and a small ``config.json``."""
+def save_checkpoint(weights: Weights, folder: Path, made_by: str = "", network: str = "conv") -> None:
+    """Write a folder as other libraries do: ``model.safetensors`` and a small ``config.json``.
+
+    ``made_by``: what tells it from a checkpoint made otherwise, see ``kept_checkpoint``.
+    """
     folder.mkdir(parents=True, exist_ok=True)
-    (folder / "model.safetensors").write_bytes(save(weights))
-    config = {"model_type": "stockpot-digits", "convolutions": _CONVOLUTIONS, "hidden": _HIDDEN, "classes": 10}
+    config = {"model_type": "stockpot-digits", "network": network, "classes": 10}
     (folder / "config.json").write_text(json.dumps(config, indent=2) + "\n", encoding="utf-8")
+    fresh = folder / "model.safetensors.new"
+    fresh.write_bytes(save(weights, {KEY: made_by}))
+    fresh.replace(folder / "model.safetensors")
+
+
+def kept_checkpoint(folder: Path, made_by: str) -> Weights | None:
+    """The weights there, if an earlier run made them in the same way."""
+    path = folder / "model.safetensors"
+    if not path.is_file():
+        return None
+    try:
+        with safe_open(path, "pt") as file:
+            same = (file.metadata() or {}).get(KEY) == made_by
+        return load_checkpoint(folder) if same else None
+    except SafetensorError:
+        return None
 
 
 def load_checkpoint(folder: Path) -> Weights:

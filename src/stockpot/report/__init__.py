@@ -10,6 +10,8 @@ from typing import TYPE_CHECKING
 from stockpot._later import later
 
 if TYPE_CHECKING:
+    from stockpot.report._demo_figures import demo_pictures
+    from stockpot.report._demo_page import chosen_columns, demo_page
     from stockpot.report._drawing import Picture, require_drawing, save_pictures
     from stockpot.report._geometry import geometry_findings, geometry_summary, geometry_table
     from stockpot.report._geometry_figures import geometry_pictures
@@ -41,6 +43,9 @@ __all__ = [
     "barrier_summary",
     "barrier_table",
     "cache_table",
+    "chosen_columns",
+    "demo_page",
+    "demo_pictures",
     "ensembles_summary",
     "ensembles_table",
     "evaluations_table",
@@ -77,6 +82,9 @@ _LATER = {
     "barrier_summary": "_landscape",
     "barrier_table": "_landscape",
     "cache_table": "_soup",
+    "chosen_columns": "_demo_page",
+    "demo_page": "_demo_page",
+    "demo_pictures": "_demo_figures",
     "ensembles_summary": "_soup",
     "ensembles_table": "_soup",
     "evaluations_table": "_soup",

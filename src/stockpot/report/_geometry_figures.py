@@ -111,6 +111,7 @@ def draw_layers(data: Data) -> Figure:
         panel.set_ylabel(label)
     if any(row["relative_norm"] for row in data["groups"]):
         panels[1].set_yscale("log")
+        panels[1].yaxis.set_major_formatter(lambda value, _: f"{value:g}")
     panels[2].set_ylim(-0.03, 1.05)
     panels[2].set_xlabel(f"{data['granularity']}s, in the order of their names")
     handles, names = panels[2].get_legend_handles_labels()
