@@ -9,13 +9,13 @@ import torch.distributed as dist
 from tests.train import _runs as runs
 from tests.train._averaging_ranks import full
 from torch.distributed.device_mesh import init_device_mesh
-from torch.distributed.fsdp import fully_shard
+from torch.distributed.fsdp import MixedPrecisionPolicy, fully_shard
 from torch.nn.parallel import DistributedDataParallel
 
 from stockpot.train import Options, PeriodicStock, Schedule, SideBySide
 
 
-def made(kind, name, shards):
+def made(kind, name, shards, mixed):
     """(model, groups for SideBySide, which replica)."""
     model = runs.made(name)
     if kind == "whole":
@@ -24,7 +24,8 @@ def made(kind, name, shards):
     if kind == "ddp":
         model = DistributedDataParallel(model, process_group=mesh.get_group("shard"))
         return model, {"replicas": mesh.get_group("replica")}, mesh.get_local_rank("replica")
-    fully_shard(model, mesh=mesh["shard"])
+    policy = MixedPrecisionPolicy(param_dtype=torch.bfloat16) if mixed else MixedPrecisionPolicy()
+    fully_shard(model, mesh=mesh["shard"], mp_policy=policy)
     groups = {"replicas": mesh.get_group("replica"), "shards": mesh.get_group("shard")}
     return model, groups, mesh.get_local_rank("replica")
 
@@ -34,7 +35,7 @@ def main(folder, how):
     how = json.loads(how)
     folder = Path(folder)
     dist.init_process_group("gloo")
-    model, groups, replica = made(how["kind"], how["model"], how.get("shards", 1))
+    model, groups, replica = made(how["kind"], how["model"], how.get("shards", 1), how.get("mixed", False))
     optimizer = runs.OPTIMIZERS[how["optimizer"]](model)
     rates = runs.schedule_of(optimizer)
     anchor = {None: None, "file": folder / "w0.pt"}[how.get("anchor")]
@@ -48,7 +49,9 @@ def main(folder, how):
     assert stock.replica == replica
     before = []
     while not stock.is_finished:
-        runs.train_step(model, optimizer, how["seeds"][replica], stock.steps)
+        autocast = how.get("mixed", False) and how["kind"] != "fsdp2"
+        accumulate = how.get("accumulate", 1)
+        runs.train_step(model, optimizer, how["seeds"][replica], stock.steps, accumulate=accumulate, mixed=autocast)
         rates.step()
         if stock.schedule.is_due(stock.steps + 1):
             before.append(full(model))

@@ -18,10 +18,18 @@ import stockpot
 PLAIN = {"kind": "whole", "model": "plain", "optimizer": "adamw", "every": 3, "until": 8, "seeds": [1, 2, 3]}
 CASES = {
     "two whole": (2, {}),
-    "three whole, momentum, batch norm": (3, {"model": "batch norm", "optimizer": "sgd"}),
+    "three whole, momentum, batch norm": (3, {"model": "batch norm", "optimizer": "sgd", "accumulate": 2}),
     "four whole, tied, by blocks": (4, {"model": "tied", "seeds": [1, 2, 3, 4], "options": {"granularity": "block"}}),
-    "two replicated": (4, {"kind": "ddp", "shards": 2, "anchor": "file"}),
-    "two sharded": (4, {"kind": "fsdp2", "shards": 2, "anchor": "file", "batch": "1KiB"}),
+    "two replicated, mixed precision": (4, {"kind": "ddp", "shards": 2, "anchor": "file", "mixed": True}),
+    "two sharded, by blocks of its own": (
+        4, {
+            "kind": "fsdp2", "shards": 2, "anchor": "file", "batch": "1KiB",
+            "options": {"granularity": "block", "parameters": {"block_regex": r"^(\d)\."}},
+        },
+    ),
+    "two sharded, mixed precision, momentum, accumulated": (
+        4, {"kind": "fsdp2", "shards": 2, "mixed": True, "optimizer": "sgd", "accumulate": 2},
+    ),
     "two sharded, bfloat16, by rows": (
         4, {"kind": "fsdp2", "shards": 2, "model": "bfloat16", "options": {"granularity": "row"}},
     ),
