@@ -7,6 +7,8 @@ import pytest
 from stockpot.lab._digits import Examples, load_digits
 from stockpot.lab._glyphs import GlyphSet, load_glyphs
 
+from . import _clip_zoo as zoo
+
 
 @pytest.fixture(scope="session")
 def digits() -> Examples:
@@ -18,3 +20,15 @@ def digits() -> Examples:
 def glyphs() -> GlyphSet:
     """The printed digits."""
     return load_glyphs()
+
+
+@pytest.fixture(scope="session")
+def sets(tmp_path_factory: pytest.TempPathFactory) -> zoo.Sets:
+    """ImageNet and its shifts, generated."""
+    return zoo.save_sets(tmp_path_factory.mktemp("sets"))
+
+
+@pytest.fixture(scope="session")
+def family(tmp_path_factory: pytest.TempPathFactory, sets: zoo.Sets) -> zoo.Family:
+    """A tiny CLIP and fine-tunes of it."""
+    return zoo.save_family(tmp_path_factory.mktemp("family"), sets)
