@@ -243,7 +243,7 @@ def save_family(root: Path, sets: Sets) -> Family:
     features = (features / features.norm(dim=1, keepdim=True)).float()
     weights |= {"classification_head.weight": 100 * features, "classification_head.bias": torch.zeros(1000)}
     base = save_folder(root / "base", clip, weights)
-    tuned = tuple(moved(weights, seed, by) for seed, by in ((1, 0.05), (2, 0.1), (3, 0.3)))
+    tuned = tuple(moved(weights, seed, by) for seed, by in ((1, 0.012), (2, 0.02), (3, 0.04)))
     paths = tuple(save_wrapped(root / f"model_{number}.pt", own) for number, own in enumerate(tuned))
     folders = tuple(save_folder(root / f"run-{number}", base, own) for number, own in enumerate(tuned))
     return Family(clip, base, weights, paths, folders, tuned)

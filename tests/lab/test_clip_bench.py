@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import io
+import shutil
 from collections.abc import Mapping
 from dataclasses import replace
 from pathlib import Path
@@ -9,6 +11,7 @@ from typing import Any
 
 import pytest
 import torch
+from rich.console import Console
 
 import stockpot
 from stockpot import errors
@@ -177,9 +180,7 @@ def test_published_numbers_beside(table: ClipTable) -> None:
     own = ClipRow("Model Stock of the first 2", "model_stock", ours, published("stock-after", "ViT-B/32"))
     assert own.differences == pytest.approx({"ImageNet": 0.33, "V2": 0.78, MEAN: 0.31})
     shown = ClipTable("ViT-B/32", ("ImageNet", "V2"), {"ImageNet": 50_000, "V2": 10_000}, (own,), ("a note",), 1, 0)
-    from rich.console import Console
-
-    console = Console(width=160, record=True, file=open("/dev/null", "w"))  # noqa: SIM115
+    console = Console(width=160, record=True, file=io.StringIO())
     console.print(clip_table(shown))
     text = console.export_text()
     for words in ("Model Stock of the first 2", "80.00", "79.67", "+0.33", "52.69", "difference"):
@@ -218,8 +219,6 @@ def test_refusals(sets: zoo.Sets, family: zoo.Family, tmp_path: Path, monkeypatc
 
 def test_a_corrupt_image_is_named(sets: zoo.Sets, family: zoo.Family, tmp_path: Path) -> None:
     """What was evaluated before stays known."""
-    import shutil
-
     broken = tmp_path / "imagenet-a"
     shutil.copytree(sets.root / "imagenet-a", broken)
     path = next(broken.rglob("*.jpg"))

@@ -17,6 +17,8 @@ from stockpot.soups import Running
 
 from . import _clip_zoo as zoo
 
+SIZES = ("hidden_size", "num_hidden_layers", "num_attention_heads", "intermediate_size", "hidden_act", "projection_dim",
+         "patch_size", "image_size", "vocab_size", "max_position_embeddings")  # fmt: skip
 TEXTS_WANTED = "a zero-shot classifier needs the names of the classes"
 
 
@@ -83,8 +85,7 @@ def test_sizes_tell_the_config(wrapped: bool, family: zoo.Family, tmp_path: Path
     stated, told = load_base(str(family.clip), Running()), load_base(str(path), Running())
     parts = ["vision_config"] if wrapped else ["vision_config", "text_config"]
     for part in parts:
-        for name in ("hidden_size", "num_hidden_layers", "num_attention_heads", "intermediate_size",
-                     "hidden_act", "projection_dim", "patch_size", "image_size", "vocab_size", "max_position_embeddings"):  # fmt: skip
+        for name in SIZES:
             one, other = (getattr(getattr(own.config, part), name, None) for own in (stated, told))
             assert one == other, name
     assert any("its sizes tell the config" in note for note in told.notes)

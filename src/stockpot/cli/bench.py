@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import shutil
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Annotated
 
@@ -68,11 +71,6 @@ def clip(
 
     places = parse_alphas(alphas)
     _studies.require_places(json_out, folder=out)
-    if out is not None:
-        try:
-            out.mkdir(exist_ok=True)
-        except OSError as error:
-            raise errors.OutputError(f"the folder cannot be made ({error.strerror})", file=str(out)) from None
     kept = str(out / CACHE) if out is not None and cache is None else cache
     study = _studies.Study(
         cache=kept, limit=limit, batch=batch, device=device, precision=precision, memory=memory, workers=workers,
@@ -80,7 +78,7 @@ def clip(
     )  # fmt: skip
     data = lab.ClipData(imagenet, v2, sketch, r, objectnet, a, held_out)
     words = lab.ClipWords(classnames, templates, tokenizer)
-    with study.running("bench clip") as running:
+    with _made(out), study.running("bench clip") as running:
         found = lab.clip_bench(
             checkpoints, base, data, also=also or (), alphas=places, words=words, workers=workers, running=running
         )
@@ -88,3 +86,24 @@ def clip(
     study.finish("bench clip", found, None if json else lab.clip_table(found), lab.clip_summary(found))
     if out is not None:
         _output.say(f"stockpot: written to {out / RESULTS}", quiet)
+
+
+@contextmanager
+def _made(out: Path | None) -> Iterator[None]:
+    """OUT is there; it goes again where the user's input is refused and nothing was scored."""
+    there = out is None or out.exists()
+    if out is not None:
+        try:
+            out.mkdir(exist_ok=True)
+        except OSError as error:
+            raise errors.OutputError(f"the folder cannot be made ({error.strerror})", file=str(out)) from None
+    try:
+        yield
+    except errors.InputError:
+        if (
+            out is not None
+            and not there
+            and not ((out / CACHE).exists() and _studies.open_cache(str(out / CACHE)).entries())
+        ):
+            shutil.rmtree(out)
+        raise

@@ -206,8 +206,8 @@ def clip_bench(
     sets, held_out = data.load(options.limit)
     keyed = [_keyed(text) for text in also]
     loaded = load_base(base, running)
-    everyone = soups.Ingredients.open([*checkpoints, *(ref for _, ref in keyed)])
-    shape = _one_shape(everyone)
+    others = [soups.Ingredients.open([ref for _, ref in keyed])] if keyed else []
+    shape = _one_shape([soups.Ingredients.open(checkpoints), *others])
     needs_texts = not shape.has_head or names.HEAD_WEIGHT not in loaded.weights
     words = words or ClipWords()
     texts = texts_of(loaded, words.classnames, words.templates, words.tokenizer, CLASSES) if needs_texts else None
@@ -288,13 +288,12 @@ def _keyed(text: str) -> tuple[str | None, str]:
     return key, ref
 
 
-def _one_shape(found: soups.Ingredients) -> names.Shape:
+def _one_shape(found: Sequence[soups.Ingredients]) -> names.Shape:
     """That of all models; AlignmentError where they differ."""
-    shapes = {
-        ref: names.shape_of([*found.sources[ref].tensors, *found.sources[ref].aliases], ref) for ref in found.models
-    }
-    first = found.models[0]
-    other = next((ref for ref in found.models if shapes[ref] != shapes[first]), None)
+    sources = {ref: one.sources[ref] for one in found for ref in one.models}
+    shapes = {ref: names.shape_of([*own.tensors, *own.aliases], ref) for ref, own in sources.items()}
+    first = found[0].models[0]
+    other = next((ref for ref in shapes if shapes[ref] != shapes[first]), None)
     if other is not None:
         raise errors.AlignmentError(
             "checkpoints of two forms cannot be mixed", file=other, expected=f"{shapes[first]}, as {first}",

@@ -41,9 +41,13 @@ class Preparation:
 
     def normalised(self, pixels: Tensor, device: torch.device | str, dtype: torch.dtype) -> Tensor:
         """``(N, side, side, 3)`` bytes as ``(N, 3, side, side)`` numbers, where the model is."""
-        mean, deviation = (torch.tensor(own, device=device) * 255.0 for own in (self.mean, self.deviation))
-        found = (pixels.to(device).float() - mean) / deviation
-        return found.permute(0, 3, 1, 2).to(dtype)
+        rows, side = pixels.shape[0], pixels.shape[2]
+        # Whole rows of pixels at once: three numbers at a time would take three times as long.
+        mean, deviation = (
+            torch.tensor(own, device=device).mul(255.0).repeat(side) for own in (self.mean, self.deviation)
+        )
+        found = pixels.to(device).to(torch.float32).view(rows, -1, 3 * side).sub_(mean).div_(deviation)
+        return found.view(rows, -1, side, 3).permute(0, 3, 1, 2).to(dtype)
 
 
 def preparation_of(folder: Path | None, size: int) -> Preparation:
@@ -72,7 +76,8 @@ def prepared(path: Path, size: int, border: int = 0) -> Pixels:
 
     try:
         with Image.open(path) as opened:
-            image = opened.convert("RGB")
+            opened.load()
+            image: Image.Image = opened if opened.mode == "RGB" else opened.convert("RGB")
     except (OSError, SyntaxError, ValueError, Image.DecompressionBombError) as error:
         raise errors.InputError(f"an image cannot be read ({error})", file=str(path), remedy="fetch it again") from None
     if border:
