@@ -83,7 +83,8 @@ def main() -> None:
         size = statistics.mean(path.stat().st_size for path in files)
         os.sched_setaffinity(0, cores[:1])
         torch.set_num_threads(1)
-        bare(files), loaded(files, 1)
+        bare(files)
+        loaded(files, 1)
         rounds = []
         for _ in range(REPEATS):
             load = os.getloadavg()[0]

@@ -17,7 +17,7 @@ import stockpot
 from stockpot import errors
 from stockpot.evaluate import Options, Scores
 from stockpot.lab import ClipRow, ClipTable, ClipWords, clip_bench, clip_summary, clip_table
-from stockpot.lab._clip_bench import ClipEvaluator
+from stockpot.lab._clip_evaluator import ClipEvaluator
 from stockpot.lab._clip_names import from_transformers
 from stockpot.lab._published import MEAN, ROWS, published
 from stockpot.soups import Running

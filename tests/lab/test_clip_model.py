@@ -11,8 +11,10 @@ import torch
 import transformers
 
 from stockpot import errors
+from stockpot.evaluate import Options, ResultCache
 from stockpot.lab import _clip_names as names
 from stockpot.lab._clip_model import Judge, Texts, in_form, load_base, texts_of
+from stockpot.lab._pixels import batches
 from stockpot.soups import Running
 
 from . import _clip_zoo as zoo
@@ -45,10 +47,10 @@ def test_logits_of_every_form(form: names.Form, sets: zoo.Sets, family: zoo.Fami
     features = zoo.forward(names.from_transformers(own, "open_clip"), images, heads=2)
     features = features / features.norm(dim=1, keepdim=True)
     expected = features @ own[names.HEAD_WEIGHT].double().T + own[names.HEAD_BIAS].double()
-    from stockpot.lab._pixels import batches
-
     (pixels,) = batches([sets.image(number) for number in range(5)], zoo.SIDE, 5)
-    found = judged(Judge(load_base(str(family.base), Running()), shape, None, None, None), weights, pixels)
+    found = judged(
+        Judge(load_base(str(family.base), Running()), shape, None, Options(), ResultCache(None)), weights, pixels
+    )
     assert found.double() == pytest.approx(expected, abs=2e-4)
     assert expected.std() > 0.5
 
@@ -98,10 +100,12 @@ def texts(family: zoo.Family) -> Texts:
 
 
 @pytest.mark.parametrize("form", ["transformers", "open_clip"])
-def test_zero_shot_head(form: names.Form, family: zoo.Family) -> None:
+def test_zero_shot_head(form: names.Form, family: zoo.Family, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Per class the mean over templates of normalised texts, normalised again, times exp(logit_scale): by hand."""
-    weights = names.from_transformers(zoo.weights_of(family.clip), form)
-    judge = Judge(load_base(str(family.clip), Running()), names.shape_of(weights, "these"), texts(family), None, None)
+    weights, results = names.from_transformers(zoo.weights_of(family.clip), form), ResultCache(tmp_path / "cache")
+    judge = Judge(
+        load_base(str(family.clip), Running()), names.shape_of(weights, "these"), texts(family), Options(), results
+    )
     _, head, bias = judge.become(weights, "these")
     net = transformers.CLIPModel.from_pretrained(family.clip).eval()
     tokenizer = transformers.AutoTokenizer.from_pretrained(family.clip)
@@ -119,6 +123,10 @@ def test_zero_shot_head(form: names.Form, family: zoo.Family) -> None:
     assert not bias.any()
     again = judge.become(weights, "these")[1]
     assert torch.equal(again, head)
+    monkeypatch.setattr("stockpot.evaluate.zero_shot_head", lambda *_: pytest.fail("it is to be known"))
+    later = Judge(judge.base, judge.shape, texts(family), Options(), results)
+    assert torch.equal(later.become(weights, "these")[1], head)
+    monkeypatch.undo()
     other = dict(weights)
     key = next(name for name in other if name.endswith("text_projection") or name == "text_projection.weight")
     other[key] = other[key] + 0.1 * torch.randn_like(other[key])
@@ -129,10 +137,10 @@ def test_zero_shot_head(form: names.Form, family: zoo.Family) -> None:
 def test_the_base_in_the_form_of_its_fine_tunes(form: names.Form, family: zoo.Family) -> None:
     """It gets a classifier where they have one, the one that its texts give."""
     base = load_base(str(family.clip), Running())
-    found = in_form(base, names.Shape(form, True), texts(family), None)
+    found = in_form(base, names.Shape(form, True), texts(family), None, ResultCache(None))
     assert found[names.HEAD_WEIGHT].shape == (12, 48)
     assert set(found) >= {name for name in names.from_transformers(family.base_weights, form) if "visual" in name}
-    assert set(in_form(base, names.Shape("transformers", False), None, None)) == set(base.weights)
+    assert set(in_form(base, names.Shape("transformers", False), None, None, ResultCache(None))) == set(base.weights)
 
 
 def test_words(family: zoo.Family, tmp_path: Path, no_open_clip: None) -> None:

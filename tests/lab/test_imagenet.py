@@ -12,7 +12,7 @@ import torch
 
 from stockpot import errors
 from stockpot.lab import ClipData
-from stockpot.lab._clip_bench import answered
+from stockpot.lab._clip_evaluator import answered
 
 from . import _clip_zoo as zoo
 

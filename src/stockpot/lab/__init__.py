@@ -7,7 +7,8 @@ from typing import TYPE_CHECKING
 from stockpot._later import later
 
 if TYPE_CHECKING:
-    from stockpot.lab._clip_bench import ClipData, ClipRow, ClipTable, ClipWords, clip_bench
+    from stockpot.lab._clip_bench import ClipData, ClipWords, clip_bench
+    from stockpot.lab._clip_rows import ClipRow, ClipTable
     from stockpot.lab._clip_table import clip_summary, clip_table
     from stockpot.lab._demo import DemoSettings, run_demo
     from stockpot.lab._judges import held_out_digits, unseen_digits
@@ -31,7 +32,8 @@ __all__ = [
 ]
 
 _LATER = {
-    **dict.fromkeys(("ClipData", "ClipRow", "ClipTable", "ClipWords", "clip_bench"), "_clip_bench"),
+    **dict.fromkeys(("ClipData", "ClipWords", "clip_bench"), "_clip_bench"),
+    **dict.fromkeys(("ClipRow", "ClipTable"), "_clip_rows"),
     **dict.fromkeys(("clip_summary", "clip_table"), "_clip_table"),
     **dict.fromkeys(("DemoSettings", "run_demo"), "_demo"),
     **dict.fromkeys(("held_out_digits", "unseen_digits"), "_judges"),

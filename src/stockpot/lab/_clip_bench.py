@@ -3,26 +3,20 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field, replace
-from functools import cached_property
+from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any, Literal
-
-import torch
-from torch import Tensor
 
 from stockpot import errors, report, soups
-from stockpot.evaluate import Options, Scores
+from stockpot.engine import LiveModel
+from stockpot.evaluate import Options
 from stockpot.lab import _clip_names as names
+from stockpot.lab._clip_evaluator import ACCURACY, ClipEvaluator
 from stockpot.lab._clip_model import Base, Judge, Texts, in_form, load_base, texts_of
+from stockpot.lab._clip_rows import ClipRow, ClipTable
 from stockpot.lab._imagenet import CLASSES, IMAGENET, SHIFTS, ImageSet, load_imagenet, load_sketch, load_subset, load_v2
 from stockpot.lab._objectnet import load_objectnet
-from stockpot.lab._pixels import batches
-from stockpot.lab._published import MEAN, Published, published, require_key
+from stockpot.lab._published import MEAN, published, require_key
 from stockpot.recipe import Recipe
-
-BATCH = 128
-ACCURACY = "accuracy"
 
 
 @dataclass(frozen=True)
@@ -72,114 +66,112 @@ class ClipWords:
     tokenizer: Path | None = None
 
 
-@dataclass(frozen=True)
-class ClipEvaluator:
-    """Accuracy on one set, by one judge."""
-
-    images: ImageSet
-    judge: Judge
-    options: Options
-    workers: int | None
-    form: Literal["state_dict", "checkpoint"] = "state_dict"
-    uses_folder: bool = False
-
-    @property
-    def name(self) -> str:
-        return f"clip:{self.images.name}"
-
-    @cached_property
-    def content(self) -> Mapping[str, Any] | None:
-        return {"form": "clip", "set": self.images.name, "data": self.images.digest(), **self.judge.content()}
-
-    def evaluate(self, model: dict[str, Any] | Path, folder: Path | None = None) -> Scores:
-        assert isinstance(model, dict)
-        size, batch = self.judge.base.preparation.size, self.options.batch or BATCH
-        labels, right, done = torch.tensor(self.images.labels), 0, 0
-        with torch.inference_mode():
-            net, head, bias = self.judge.become(model, self.name)
-            for pixels in batches(self.images.files, size, batch, border=self.images.border, workers=self.workers):
-                found = answered(self.judge.answers(net, head, bias, pixels), self.images.groups)
-                right += int((found == labels[done : done + len(found)]).sum())
-                done += len(found)
-        return Scores({ACCURACY: right / done})
-
-
-def answered(logits: Tensor, groups: Sequence[Sequence[int]]) -> Tensor:
-    """For each row the group that has the greatest logit, a group's being the greatest of its classes'."""
-    classes = torch.tensor([number for group in groups for number in group])
-    if not torch.isfinite(logits).all():
-        raise errors.EvaluatorError("the model's answers are not finite numbers", remedy="try --precision float32")
-    owner = torch.tensor([place for place, group in enumerate(groups) for _ in group])
-    return owner[logits[:, classes].argmax(dim=1)]
-
-
-@dataclass(frozen=True)
-class ClipRow:
-    """One model: accuracy in per cent by set and, where all five shifts are there, their mean."""
-
-    label: str
-    kind: str
-    scores: Mapping[str, float]
-    published: Published | None = None
-    held_out: float | None = None
-    members: tuple[str, ...] = ()
-
-    @property
-    def differences(self) -> dict[str, float]:
-        """Ours less theirs, in points, where both have a number."""
-        theirs = {} if self.published is None else self.published.values
-        return {name: self.scores[name] - value for name, value in theirs.items() if name in self.scores}
-
-    def data(self) -> dict[str, object]:
-        """Plain values."""
-        own = self.published
-        shown = (
-            None
-            if own is None
-            else {"key": own.key, "source": own.source, "what": own.what, "values": dict(own.values)}
-        )
-        return {
-            "label": self.label, "kind": self.kind, "members": list(self.members), "scores": dict(self.scores),
-            "held_out": self.held_out, "published": shown, "differences": self.differences,
-        }  # fmt: skip
-
-
-@dataclass(frozen=True)
-class ClipTable:
-    """A finished run; ``notes``: what differs from the papers' protocol, and where data are not as published."""
-
-    architecture: str | None
-    sets: tuple[str, ...]
-    images: Mapping[str, int]
-    rows: tuple[ClipRow, ...]
-    notes: tuple[str, ...]
-    evaluated: int
-    known: int
-
-    def data(self) -> dict[str, object]:
-        """Plain values."""
-        return {
-            "architecture": self.architecture, "sets": list(self.sets), "images": dict(self.images),
-            "rows": [row.data() for row in self.rows], "notes": list(self.notes), "evaluated": self.evaluated,
-            "known": self.known,
-        }  # fmt: skip
-
-
-@dataclass
 class _Bench:
-    """One run under way."""
+    """One run under way: everything is open, and what does not fit has been refused."""
 
-    ingredients: soups.Ingredients
-    scorers: Mapping[str, soups.Scorer]
-    architecture: str | None
-    rows: list[ClipRow] = field(default_factory=list)
+    def __init__(
+        self, checkpoints: Sequence[str], base: str, data: ClipData, also: Sequence[str], words: ClipWords,
+        workers: int | None, running: soups.Running,
+    ) -> None:  # fmt: skip
+        options, self.running, self.workers = running.options, running, workers
+        self.sets, self.held_out = data.load(options.limit)
+        self.keyed = [_keyed(text) for text in also]
+        self.base = load_base(base, running)
+        others = [soups.Ingredients.open([ref for _, ref in self.keyed])] if self.keyed else []
+        shape = _one_shape([soups.Ingredients.open(checkpoints), *others])
+        texts = None
+        if not shape.has_head or names.HEAD_WEIGHT not in self.base.weights:
+            texts = texts_of(self.base, words.classnames, words.templates, words.tokenizer, CLASSES)
+        self.judge = Judge(self.base, shape, texts, options, running.results)
+        own_base = in_form(self.base, shape, texts, options.device, running.results)
+        self.alike = soups.Correspondence(only=(names.VISION,) if shape.has_head else ())
+        self.ingredients = soups.Ingredients.open(checkpoints, own_base, self.alike)
+        self.short = report.short_names([*self.ingredients.models, *(ref for _, ref in self.keyed)])
+        self.notes = _notes(self.base, texts, shape, self.sets, self.held_out, options)
+        self.rows: list[ClipRow] = []
+        self.counts = [0, 0]
+        live = running.live(self.ingredients)
+        for number in range(len(self.ingredients.models)):
+            live.plan(self.ingredients.recipe("wise_ft", [number], {"alpha": 0.5}))  # all of them correspond: told now
+        self.scorers = self._scorers(self.ingredients, live)
 
-    def score(self, label: str, kind: str, recipe: Recipe, key: str | None, members: Sequence[str] = ()) -> None:
+    def _scorers(self, ingredients: soups.Ingredients, live: LiveModel) -> dict[str, soups.Scorer]:
+        """One for each set, all on one live model."""
+        return {
+            name: soups.Scorer(live, self._evaluator(images), self.running.results, heard=self.running.heard)
+            for name, images in self.sets.items()
+        }
+
+    def _evaluator(self, images: ImageSet) -> ClipEvaluator:
+        return ClipEvaluator(images, self.judge, self.running.options, self.workers)
+
+    def score(
+        self, label: str, kind: str, recipe: Recipe, key: str | None, members: Sequence[int] | str = (),
+        scorers: Mapping[str, soups.Scorer] | None = None,
+    ) -> None:  # fmt: skip
         """One more row."""
-        found = {name: 100.0 * own(recipe, f"{label} on {name}").values[ACCURACY] for name, own in self.scorers.items()}
+        by = scorers or self.scorers
+        found = {name: 100.0 * own(recipe, f"{label} on {name}").values[ACCURACY] for name, own in by.items()}
         if all(name in found for name in SHIFTS):
             found[MEAN] = sum(found[name] for name in SHIFTS) / len(SHIFTS)
-        self.rows.append(ClipRow(label, kind, found, published(key, self.architecture), members=tuple(members)))
+        models = (members,) if isinstance(members, str) else tuple(self.ingredients.models[own] for own in members)
+        self.rows.append(ClipRow(label, kind, found, published(key, self.base.architecture), members=models))
+
+    def add_singles(self) -> None:
+        """The base, every checkpoint, and models that are not mixed."""
+        own = self.ingredients
+        self.score("zero-shot", "zero_shot", own.base_alone(), "zero-shot")
+        for number, model in enumerate(own.models):
+            self.score(self.short[model], "checkpoint", own.average([number]), None, [number])
+        if self.keyed:
+            extra = soups.Ingredients.open([ref for _, ref in self.keyed], None, self.alike)
+            scorers = self._scorers(extra, self.running.live(extra))
+            for number, (key, ref) in enumerate(self.keyed):
+                self.score(self.short[ref], "also", extra.average([number]), key, ref, scorers)
+            self.count(scorers)
+
+    def add_soups(self) -> None:
+        """Uniform, and greedy by the held-out images."""
+        own, everyone = self.ingredients, range(len(self.ingredients.models))
+        if len(everyone) > 1:
+            self.score("uniform soup", "uniform", own.average(everyone), "soup-uniform", everyone)
+        if self.held_out is None:
+            if len(everyone) > 1:
+                self.notes.append("no greedy soup and no best single: they are chosen on held-out images (--held-out)")
+            return
+        soup = soups.greedy(own.models, self._evaluator(self.held_out), correspondence=self.alike, running=self.running)
+        self.counts = [self.counts[0] + soup.evaluated, self.counts[1] + soup.known]
+        _with_held_out(self.rows, soup, self.base.architecture)
+        members = sorted(soup.weights)
+        label = f"greedy soup of {len(members)}"
+        self.score(label, "greedy", own.average(members), "soup-greedy", members)
+        assert soup.chosen is not None
+        self.rows[-1] = replace(self.rows[-1], held_out=100.0 * soup.chosen.scores[ACCURACY])
+
+    def add_from_the_base(self, alphas: Sequence[float]) -> None:
+        """WiSE-FT of the first checkpoint; Model Stock of two and of all."""
+        own, count = self.ingredients, len(self.ingredients.models)
+        first = self.short[own.models[0]]
+        for alpha in alphas:
+            recipe = own.recipe("wise_ft", [0], {"alpha": alpha})
+            self.score(f"WiSE-FT {alpha:g} of {first}", "wise_ft", recipe, f"wise-ft-{alpha:g}", [0])
+        key = "stock-after" if self.base.architecture == "ViT-B/32" else "stock-headline"
+        for members in dict.fromkeys(tuple(range(some)) for some in (2, count) if 2 <= some <= count):
+            two = len(members) == 2
+            label = f"Model Stock of {'the first 2' if two else f'all {count}'}"
+            recipe = own.recipe("model_stock", members)
+            self.score(label, "model_stock", recipe, key if two else None, members)
+
+    def count(self, scorers: Mapping[str, soups.Scorer]) -> None:
+        """What they had to evaluate, and what was known."""
+        self.counts[0] += sum(own.evaluated for own in scorers.values())
+        self.counts[1] += sum(own.known for own in scorers.values())
+
+    def expected(self, alphas: int) -> int:
+        """Scores that will be asked for at most."""
+        count = len(self.ingredients.models)
+        rows = 1 + count + len(self.keyed) + alphas + 2 * (count > 1) + (count > 2) + (self.held_out is not None)
+        return rows * len(self.sets) + (0 if self.held_out is None else 2 * count - 1)
 
 
 def clip_bench(
@@ -199,84 +191,22 @@ def clip_bench(
     as ``KEY=MODEL`` beside the published row of that key; ``alphas`` of WiSE-FT from the base to the first checkpoint;
     ``workers``, threads for images. Results are kept in ``running.cache``: the same call goes on where it stopped.
     Returns a ClipTable. Raises InputError kinds for folders and checkpoints, before any evaluation where headers and
-    folders tell. Cost: a pass over all images for each row, models of 16-bit or 32-bit weights one at a time in memory.
+    folders tell. Cost: a pass over all images for each row; memory for the base and two models, whatever their number.
     """
     running = running or soups.Running()
-    options = running.options
-    sets, held_out = data.load(options.limit)
-    keyed = [_keyed(text) for text in also]
-    loaded = load_base(base, running)
-    others = [soups.Ingredients.open([ref for _, ref in keyed])] if keyed else []
-    shape = _one_shape([soups.Ingredients.open(checkpoints), *others])
-    needs_texts = not shape.has_head or names.HEAD_WEIGHT not in loaded.weights
-    words = words or ClipWords()
-    texts = texts_of(loaded, words.classnames, words.templates, words.tokenizer, CLASSES) if needs_texts else None
-    judge = Judge(loaded, shape, texts, options.device, options.precision)
-    own_base = in_form(loaded, shape, texts, options.device)
-    alike = soups.Correspondence(only=(names.VISION,) if shape.has_head else ())
-    ingredients = soups.Ingredients.open(checkpoints, own_base, alike)
-    live = running.live(ingredients)
-    for number in range(len(ingredients.models)):
-        live.plan(ingredients.recipe("wise_ft", [number], {"alpha": 0.5}))  # all of them correspond: told now
-
-    def scorer(images: ImageSet, own: soups.Ingredients) -> soups.Scorer:
-        return soups.Scorer(
-            live if own is ingredients else running.live(own), ClipEvaluator(images, judge, options, workers),
-            running.results, heard=running.heard,
-        )  # fmt: skip
-
-    bench = _Bench(
-        ingredients, {name: scorer(images, ingredients) for name, images in sets.items()}, loaded.architecture
-    )
-    count = len(checkpoints)
-    rows = 1 + count + len(also) + (count > 1) + len(alphas) + (count > 1) + (count > 2) + (held_out is not None)
-    running.begin(rows * len(sets) + (0 if held_out is None else 2 * count - 1))
-    short = report.short_names([*ingredients.models, *(ref for _, ref in keyed)])
-    bench.score("zero-shot", "zero_shot", ingredients.base_alone(), "zero-shot")
-    for number, model in enumerate(ingredients.models):
-        bench.score(short[model], "checkpoint", ingredients.average([number]), None, [model])
-    evaluated = known = 0
-    if keyed:
-        extra = soups.Ingredients.open([ref for _, ref in keyed], None, alike)
-        theirs = _Bench(extra, {name: scorer(images, extra) for name, images in sets.items()}, loaded.architecture)
-        for number, (key, ref) in enumerate(keyed):
-            theirs.score(short[ref], "also", extra.average([number]), key, [ref])
-        bench.rows += theirs.rows
-        evaluated, known = _counted(theirs.scorers)
-    notes = _notes(loaded, texts, shape, sets, held_out, options)
-    if count > 1:
-        bench.score("uniform soup", "uniform", ingredients.average(range(count)), "soup-uniform", ingredients.models)
-    if held_out is not None:
-        soup = soups.greedy(
-            checkpoints, ClipEvaluator(held_out, judge, options, workers), correspondence=alike, running=running
-        )
-        evaluated, known = evaluated + soup.evaluated, known + soup.known
-        _with_held_out(bench.rows, soup, loaded.architecture)
-        members = sorted(soup.weights)
-        bench.score(
-            f"greedy soup of {len(members)}", "greedy", ingredients.average(members), "soup-greedy",
-            [ingredients.models[number] for number in members],
-        )  # fmt: skip
-        assert soup.chosen is not None
-        bench.rows[-1] = replace(bench.rows[-1], held_out=100.0 * soup.chosen.scores[ACCURACY])
-    elif count > 1:
-        notes.append("no greedy soup and no best single: they are chosen on held-out images (--held-out)")
-    for alpha in alphas:
-        recipe = ingredients.recipe("wise_ft", [0], {"alpha": alpha})
-        first = ingredients.models[0]
-        bench.score(f"WiSE-FT {alpha:g} of {short[first]}", "wise_ft", recipe, f"wise-ft-{alpha:g}", [first])
-    for stock in dict.fromkeys(tuple(range(own)) for own in (2, count) if 2 <= own <= count):
-        key = "stock-after" if loaded.architecture == "ViT-B/32" else "stock-headline"
-        label = f"Model Stock of {'the first 2' if len(stock) == 2 else f'all {count}'}"
-        chosen = [ingredients.models[number] for number in stock]
-        recipe = ingredients.recipe("model_stock", stock)
-        bench.score(label, "model_stock", recipe, key if len(stock) == 2 else None, chosen)
-    more = _counted(bench.scorers)
-    judge.close()
+    bench = _Bench(checkpoints, base, data, also, words or ClipWords(), workers, running)
+    running.begin(bench.expected(len(alphas)))
+    try:
+        bench.add_singles()
+        bench.add_soups()
+        bench.add_from_the_base(alphas)
+    finally:
+        bench.judge.close()
+    bench.count(bench.scorers)
+    images = {name: len(own.files) for name, own in bench.sets.items()}
     return ClipTable(
-        loaded.architecture, tuple(sets), {name: len(images.files) for name, images in sets.items()}, tuple(bench.rows),
-        tuple(notes), evaluated + more[0], known + more[1],
-    )  # fmt: skip
+        bench.base.architecture, tuple(bench.sets), images, tuple(bench.rows), tuple(bench.notes), *bench.counts
+    )
 
 
 def _keyed(text: str) -> tuple[str | None, str]:
@@ -331,7 +261,3 @@ def _notes(
     if missing := [name for name in SHIFTS if name not in sets]:
         found.append(f"not given, and no mean of 5 without them: {', '.join(missing)}")
     return found
-
-
-def _counted(scorers: Mapping[str, soups.Scorer]) -> tuple[int, int]:
-    return sum(own.evaluated for own in scorers.values()), sum(own.known for own in scorers.values())

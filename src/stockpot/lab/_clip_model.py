@@ -121,10 +121,11 @@ class Judge:
     """
 
     def __init__(
-        self, base: Base, shape: names.Shape, texts: Texts | None, device: str | None, precision: str | None
-    ) -> None:
-        self.base, self.shape, self.texts, self.precision = base, shape, texts, precision
-        self._device = device
+        self, base: Base, shape: names.Shape, texts: Texts | None, options: evaluate.Options,
+        results: evaluate.ResultCache,
+    ) -> None:  # fmt: skip
+        self.base, self.shape, self.texts, self.precision = base, shape, texts, options.precision
+        self._device, self._results = options.device, results
         self._net: Any = None
         self._heads: dict[str, Tensor] = {}
 
@@ -194,27 +195,36 @@ class Judge:
         seen = xxhash.xxh3_128()
         for name in sorted(weights):
             if name.startswith("text_") or name == "logit_scale":
-                seen.update(memoryview(weights[name].detach().contiguous().view(-1).view(torch.uint8).numpy()))
+                seen.update(weights[name].detach().contiguous().view(-1).view(torch.uint8).numpy().tobytes())
         key = str(seen.hexdigest())
         if key not in self._heads:
-            self._heads = {key: zero_shot(net, self.texts)}
+            self._heads = {key: self._kept_head(net, self.texts, key)}
         return self._heads[key]
 
+    def _kept_head(self, net: Any, texts: Texts, key: str) -> Tensor:
+        """Taken from the cache of results, where one of the same weights and texts is kept: 80,000 texts take long.
 
-def zero_shot(net: Any, texts: Texts) -> Tensor:
-    """The head of these texts, on the CPU."""
-    with torch.inference_mode():
-        return evaluate.zero_shot_head(
-            net, evaluate.tokenizer_of(texts.tokenizer), texts.classes, texts.templates
-        ).cpu()
+        Made anew by other threads it might differ in its last bits, and nothing scored with it would be known again.
+        """
+        name = evaluate.content_key({"zero_shot": key, "precision": self.precision, **texts.digest()})
+        kept = self._results.state(name)
+        if kept is None:
+            with torch.inference_mode():
+                tokenizer = evaluate.tokenizer_of(texts.tokenizer)
+                head = evaluate.zero_shot_head(net, tokenizer, texts.classes, texts.templates).cpu()
+            self._results.keep_state(name, head.numpy().tobytes())
+            return head
+        return torch.frombuffer(bytearray(kept), dtype=torch.float32).reshape(len(texts.classes), -1)
 
 
-def in_form(base: Base, shape: names.Shape, texts: Texts | None, device: str | None) -> dict[str, Tensor]:
+def in_form(
+    base: Base, shape: names.Shape, texts: Texts | None, device: str | None, results: evaluate.ResultCache
+) -> dict[str, Tensor]:
     """The base as the fine-tunes are: by their names, with a zero-shot classifier where they have a classifier."""
     weights = dict(base.weights)
     if shape.has_head and names.HEAD_WEIGHT not in weights:
         assert texts is not None
-        judge = Judge(base, names.Shape("transformers", False), texts, device, None)
+        judge = Judge(base, names.Shape("transformers", False), texts, evaluate.Options(device=device), results)
         _, head, bias = judge.become(weights, base.ref)
         weights |= {names.HEAD_WEIGHT: head.float().cpu(), names.HEAD_BIAS: bias.float().cpu()}
     if not shape.has_head:

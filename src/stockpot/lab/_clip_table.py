@@ -7,7 +7,7 @@ from collections.abc import Mapping, Sequence
 from rich.box import SIMPLE
 from rich.table import Table
 
-from stockpot.lab._clip_bench import ClipTable
+from stockpot.lab._clip_rows import ClipTable
 from stockpot.lab._published import MEAN
 
 
