@@ -40,6 +40,7 @@ bench: $(STAMP)
 	$(BIN)/python -m benchmarks
 	$(BIN)/python -m benchmarks.soups
 	$(BIN)/python -m benchmarks.training
+	$(BIN)/python -m benchmarks.images
 
 docs: $(STAMP)
 	$(BIN)/python scripts/docs_pages.py

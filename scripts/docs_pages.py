@@ -16,13 +16,22 @@ def cli_page() -> str:
     """``docs/cli.md``: every command, its arguments and options."""
     group: Any = typer.main.get_command(app)
     lines = ["# Every command and option", "", "Generated from `--help` by `make docs`.", ""]
-    for name, command in group.commands.items():
+    for name, command in _commands(group):
         lines += [f"## stockpot {name}", "", (command.help or "").split("\f")[0].strip(), ""]
         lines += ["| argument or option | default | what |", "|---|---|---|"]
         for parameter in command.params:
             lines.append(_row(parameter))
         lines.append("")
     return "\n".join(lines).rstrip() + "\n"
+
+
+def _commands(group: Any, before: str = "") -> list[tuple[str, Any]]:
+    """Every command with its whole name, those of groups too."""
+    found: list[tuple[str, Any]] = []
+    for name, command in group.commands.items():
+        inside = hasattr(command, "commands")
+        found += _commands(command, f"{before}{name} ") if inside else [(before + name, command)]
+    return found
 
 
 def _row(parameter: Any) -> str:

@@ -69,4 +69,4 @@ def test_an_example_under_torchrun(name, tmp_path):
 
 def test_every_example_is_run():
     """None is forgotten."""
-    assert {path.name for path in EXAMPLES.glob("*.py")} == {*CASES, "periodic_model_stock.py"}
+    assert {path.name for path in EXAMPLES.glob("*.py")} == {*CASES, "periodic_model_stock.py", "finetune_clip.py"}

@@ -16,6 +16,7 @@ import typer
 from stockpot import errors
 from stockpot._version import __version__
 from stockpot.cli import _output
+from stockpot.cli.bench import bench
 from stockpot.cli.cache import cache
 from stockpot.cli.demo import demo
 from stockpot.cli.ensemble import ensemble
@@ -44,6 +45,7 @@ app.command("ensemble")(ensemble)
 app.command("geometry")(geometry)
 app.command("landscape")(landscape)
 app.command("barrier")(barrier)
+app.add_typer(bench, name="bench")
 app.command("cache")(cache)
 app.command("methods")(methods)
 app.command("demo")(demo)
@@ -126,7 +128,7 @@ def _run(arguments: list[str]) -> int:
     return result if isinstance(result, int) else 0
 
 
-_GO_ON = ("merge", "soup", "wise-ft", "evaluate", "ensemble", "landscape", "barrier")
+_GO_ON = ("merge", "soup", "wise-ft", "evaluate", "ensemble", "landscape", "barrier", "bench")
 """Commands that keep what they have done."""
 
 

@@ -1,5 +1,10 @@
 """Scores of models: the seam for whatever measures them, and the cache of what was measured."""
 
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from stockpot._later import later
 from stockpot.evaluate._base import Evaluator, Learner, Options
 from stockpot.evaluate._cache import Entry, ResultCache, content_key, default_cache
 from stockpot.evaluate._functions import of_function
@@ -7,6 +12,10 @@ from stockpot.evaluate._helpers import with_loader, with_trainer
 from stockpot.evaluate._load import load_evaluator, load_learner
 from stockpot.evaluate._scores import SCORE, Scores, scores_of
 from stockpot.evaluate._selection import Direction, Selection
+
+if TYPE_CHECKING:
+    from stockpot.evaluate._transformers import config_of, let_go, placed, quietly, require, tokenizer_of, version
+    from stockpot.evaluate._zero_shot import embedding, zero_shot_head
 
 __all__ = [
     "SCORE",
@@ -18,12 +27,30 @@ __all__ = [
     "ResultCache",
     "Scores",
     "Selection",
+    "config_of",
     "content_key",
     "default_cache",
+    "embedding",
+    "let_go",
     "load_evaluator",
     "load_learner",
     "of_function",
+    "placed",
+    "quietly",
+    "require",
     "scores_of",
+    "tokenizer_of",
+    "version",
     "with_loader",
     "with_trainer",
+    "zero_shot_head",
 ]
+
+_OF_TRANSFORMERS = ("config_of", "let_go", "placed", "quietly", "require", "tokenizer_of", "version")
+_LATER = {
+    **dict.fromkeys(_OF_TRANSFORMERS, "_transformers"),
+    **dict.fromkeys(("embedding", "zero_shot_head"), "_zero_shot"),
+}
+"""They need torch at once."""
+
+__getattr__ = later(__name__, _LATER)

@@ -18,6 +18,7 @@ from stockpot.evaluate._base import Form, Options
 from stockpot.evaluate._classify import classified, label_numbers
 from stockpot.evaluate._data import digest_of_files
 from stockpot.evaluate._scores import Scores
+from stockpot.evaluate._zero_shot import embedding, zero_shot_head
 
 IMAGE_ENDINGS = (".png", ".jpg", ".jpeg", ".bmp", ".gif", ".webp", ".tif", ".tiff")
 BATCH = 32
@@ -80,7 +81,7 @@ class ImageEvaluator:
             for numbers in torch.arange(self.count).split(options.batch or BATCH):
                 pixels = self.inputs(numbers.tolist(), folder)["pixel_values"].to(net.device, net.dtype)
                 if clip:
-                    one = F.normalize(_tensor(net.get_image_features(pixel_values=pixels)), dim=-1) @ head.T
+                    one = F.normalize(embedding(net.get_image_features(pixel_values=pixels)), dim=-1) @ head.T
                 else:
                     one = net(pixel_values=pixels).logits
                 found.append(one.float().cpu())
@@ -145,14 +146,8 @@ class ImageEvaluator:
         path = self.folder / TEMPLATES
         lines = path.read_text("utf-8").splitlines() if path.is_file() else DEFAULT_TEMPLATES
         templates = [line.strip() for line in lines if line.strip()]
-        tokenizer = hf.tokenizer_of(folder)
-        rows = []
-        for name in self.classes:
-            texts = [template.replace("{}", name.replace("_", " ")) for template in templates]
-            tokens = tokenizer(texts, padding=True, truncation=True, return_tensors="pt").to(net.device)
-            embedded = F.normalize(_tensor(net.get_text_features(**tokens)).float(), dim=-1).mean(dim=0)
-            rows.append(F.normalize(embedded, dim=-1))
-        head: Tensor = (torch.stack(rows) * net.logit_scale.exp().float()).to(net.dtype)
+        names = [name.replace("_", " ") for name in self.classes]
+        head: Tensor = zero_shot_head(net, hf.tokenizer_of(folder), names, templates).to(net.dtype)
         return head
 
 
@@ -176,10 +171,3 @@ def load_images(text: str, words: str, options: Options) -> ImageEvaluator:
         return ImageEvaluator(text, folder, [one for own in found for one in own], options)
     turns = [one for turn in range(max(map(len, found))) for own in found for one in own[turn : turn + 1]]
     return ImageEvaluator(text, folder, sorted(turns[: options.limit]), options)
-
-
-def _tensor(found: Any) -> Tensor:
-    """Embeddings, which newer versions of the library wrap."""
-    embedded = found if isinstance(found, Tensor) else found.pooler_output
-    assert isinstance(embedded, Tensor)
-    return embedded

@@ -19,6 +19,7 @@ if TYPE_CHECKING:
     from stockpot.report._landscape import barrier_summary, barrier_table, landscape_summary, landscape_table
     from stockpot.report._landscape_figures import barrier_pictures, landscape_pictures
     from stockpot.report._landscape_page import barrier_page, landscape_page
+    from stockpot.report._names import short_names
     from stockpot.report._soup import (
         cache_table,
         ensembles_summary,
@@ -66,6 +67,7 @@ __all__ = [
     "plan_table",
     "require_drawing",
     "save_pictures",
+    "short_names",
     "soup_page",
     "soup_pictures",
     "soup_summary",
@@ -105,6 +107,7 @@ _LATER = {
     "plan_table": "_tables",
     "require_drawing": "_drawing",
     "save_pictures": "_drawing",
+    "short_names": "_names",
     "soup_page": "_soup_page",
     "soup_pictures": "_soup_figures",
     "soup_summary": "_soup",
