@@ -11,7 +11,7 @@ from stockpot._later import later
 
 if TYPE_CHECKING:
     from stockpot.report._demo_figures import demo_pictures
-    from stockpot.report._demo_page import chosen_columns, demo_page
+    from stockpot.report._demo_page import chosen_columns, demo_cell, demo_page
     from stockpot.report._drawing import Picture, require_drawing, save_pictures
     from stockpot.report._geometry import geometry_findings, geometry_summary, geometry_table
     from stockpot.report._geometry_figures import geometry_pictures
@@ -45,6 +45,7 @@ __all__ = [
     "barrier_table",
     "cache_table",
     "chosen_columns",
+    "demo_cell",
     "demo_page",
     "demo_pictures",
     "ensembles_summary",
@@ -85,6 +86,7 @@ _LATER = {
     "barrier_table": "_landscape",
     "cache_table": "_soup",
     "chosen_columns": "_demo_page",
+    "demo_cell": "_demo_page",
     "demo_page": "_demo_page",
     "demo_pictures": "_demo_figures",
     "ensembles_summary": "_soup",

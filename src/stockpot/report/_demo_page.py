@@ -47,11 +47,11 @@ def chosen_columns(record: Mapping[str, Any]) -> tuple[list[str], list[list[str]
     for row in record["rows"]:
         rates = sorted({f"{rate:g}" for rate in row["rates"]}, key=float)
         cost = [str(row["fine_tunes"]), str(row["inference"]), ", ".join(rates)]
-        rows.append([row["name"], *cost, *(cell(row["values"], metric) for metric in COLUMNS)])
+        rows.append([row["name"], *cost, *(demo_cell(row["values"], metric) for metric in COLUMNS)])
     return headings, rows
 
 
-def cell(values: Mapping[str, Any], metric: str) -> str:
+def demo_cell(values: Mapping[str, Any], metric: str) -> str:
     """A mean with its standard error, where there is one."""
     mean, error = values[metric]["mean"], values[metric]["error"]
     digits = 2 if metric.endswith("loss") else 1
@@ -67,7 +67,7 @@ def _by_rate(heading: str, found: Mapping[str, Any]) -> dict[str, object]:
     rates = list(next(iter(found.values())))
     titles = [f"{rate} {where}" for rate in rates for where in ("in %", "shift %")]
     rows = [
-        [kind, *(cell(values[rate], metric) for rate in rates for metric in ("accuracy", "shifted_accuracy"))]
+        [kind, *(demo_cell(values[rate], metric) for rate in rates for metric in ("accuracy", "shifted_accuracy"))]
         for kind, values in found.items()
     ]
     return {"heading": heading, "headings": ["", *titles], "rows": rows}
