@@ -18,8 +18,9 @@ $(STAMP): pyproject.toml constraints.txt setup.py $(NATIVE)
 demo: $(STAMP)
 	$(BIN)/stockpot demo --out stockpot-demo
 
+# Two processes with a thread each: more threads than cores wait for one another.
 test: $(STAMP) browser
-	$(BIN)/python -m pytest -n 2 --dist loadfile
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n 2 --dist loadfile
 
 # The tests of pages want chromium and skip without it; a machine of ours gets it, others are left as they are.
 browser:

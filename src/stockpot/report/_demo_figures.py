@@ -28,7 +28,7 @@ def demo_pictures(record: Mapping[str, Any]) -> list[Picture]:
             "accuracies",
             "In distribution and under shift",
             "Each mark is a kind of model at one learning rate, small marks at the small rates; the thin line is one "
-            f"fine-tune at {rate} on its way from the base (WiSE-FT).",
+            f"fine-tune at {rate}, of the first repetition, on its way from the base (WiSE-FT).",
             scatter_data(record),
             draw_scatter,
         ),
