@@ -9,7 +9,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from stockpot.report import chosen_columns, demo_cell
+from stockpot.report import chosen_columns, rate_columns
 
 ROOT = Path(__file__).resolve().parents[1]
 KEPT = ROOT / "docs" / "results" / "demo.json"
@@ -21,20 +21,9 @@ def lines(headings: list[str], rows: list[list[str]]) -> list[str]:
     return ["| " + " | ".join(headings) + " |", rule, *("| " + " | ".join(row) + " |" for row in rows)]
 
 
-def by_rate(found: Mapping[str, Any]) -> list[str]:
-    """Both accuracies at every learning rate."""
-    rates = list(next(iter(found.values())))
-    headings = ["", *(f"{rate}{where}" for rate in rates for where in ("", ", shift"))]
-    rows = [
-        [kind, *(demo_cell(values[rate], metric) for rate in rates for metric in ("accuracy", "shifted_accuracy"))]
-        for kind, values in found.items()
-    ]
-    return lines(headings, rows)
-
-
 def tables(record: Mapping[str, Any]) -> list[list[str]]:
     """Those of the page."""
-    return [lines(*chosen_columns(record)), by_rate(record["by_rate"]), by_rate(record["periods"])]
+    return [lines(*chosen_columns(record)), *(lines(*rate_columns(record[name])) for name in ("by_rate", "periods"))]
 
 
 def main() -> None:

@@ -2,16 +2,15 @@
 
 from __future__ import annotations
 
-import importlib.util
 import json
 import shutil
-import sys
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
 import pytest
 import torch
+from tests.lab import _clip_zoo as zoo
 
 from ._kitchen import Program
 
@@ -33,13 +32,6 @@ class Given:
 @pytest.fixture(scope="module")
 def given(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Given]:
     """As the tests of the bench make it; on one thread, since tiny models gain nothing from more."""
-    place = Path(__file__).resolve().parents[1] / "lab" / "_clip_zoo.py"
-    specification = importlib.util.spec_from_file_location("clip_zoo", place)
-    assert specification is not None
-    assert specification.loader is not None
-    zoo = importlib.util.module_from_spec(specification)
-    sys.modules["clip_zoo"] = zoo
-    specification.loader.exec_module(zoo)
     threads = torch.get_num_threads()
     torch.set_num_threads(1)
     root = tmp_path_factory.mktemp("bench")

@@ -5,6 +5,8 @@ from pathlib import Path
 
 import docs_demo
 
+from stockpot.report import demo_cell
+
 ROOT = Path(__file__).resolve().parents[2]
 RECORD = json.loads((ROOT / "docs" / "results" / "demo.json").read_text("utf-8"))
 
@@ -26,8 +28,8 @@ def test_the_readme_has_rows_of_the_run():
     ]
     assert len(shown) >= 5
     for name, cost, plain, shifted in shown:
-        assert plain == docs_demo.demo_cell(rows[name], "accuracy"), name
-        assert shifted == docs_demo.demo_cell(rows[name], "shifted_accuracy"), name
+        assert plain == demo_cell(rows[name], "accuracy"), name
+        assert shifted == demo_cell(rows[name], "shifted_accuracy"), name
         assert cost == str(next(row["fine_tunes"] for row in RECORD["rows"] if row["name"] == name))
 
 

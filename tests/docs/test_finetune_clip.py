@@ -2,18 +2,17 @@
 
 from __future__ import annotations
 
-import importlib.util
 import os
 import re
 import subprocess
 import sys
 from pathlib import Path
-from types import ModuleType
 
 import pytest
 import torch
 from PIL import Image
 from safetensors.torch import load_file
+from tests.lab import _clip_zoo as zoo
 
 ROOT = Path(__file__).resolve().parents[2]
 SCRIPT = ROOT / "examples" / "finetune_clip.py"
@@ -22,23 +21,11 @@ COLOURS = {"n01": (220, 30, 30), "n02": (30, 220, 30), "n03": (30, 30, 220)}
 TORCHRUN = ("-m", "torch.distributed.run", "--standalone", "--nproc-per-node=2")
 
 
-def zoo() -> ModuleType:
-    """That of the tests of the bench."""
-    place = ROOT / "tests" / "lab" / "_clip_zoo.py"
-    specification = importlib.util.spec_from_file_location("clip_zoo", place)
-    assert specification is not None
-    assert specification.loader is not None
-    module = importlib.util.module_from_spec(specification)
-    sys.modules["clip_zoo"] = module
-    specification.loader.exec_module(module)
-    return module
-
-
 @pytest.fixture(scope="module")
 def place(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A CLIP, class folders, names."""
     root = tmp_path_factory.mktemp("finetune")
-    zoo().save_clip(root / "clip")
+    zoo.save_clip(root / "clip")
     for name, (red, green, blue) in COLOURS.items():
         (root / "train" / name).mkdir(parents=True)
         for number in range(16):

@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import torch
+from tests.lab._right import correct
 
 from stockpot.evaluate import load_evaluator
 from stockpot.lab import held_out_digits, unseen_digits
 from stockpot.lab._digits import load_digits, split
-from stockpot.lab._network import correct, initial_weights
+from stockpot.lab._network import initial_weights
 
 
 def test_they_are_the_demos_digits() -> None:

@@ -9,19 +9,19 @@ from pathlib import Path
 
 import pytest
 import torch
+from tests.lab._right import correct
 
 from stockpot.lab._digits import Examples
 from stockpot.lab._network import (
     Training,
-    correct,
     initial_weights,
     load_checkpoint,
     logits,
     save_checkpoint,
     schedule,
-    train,
 )
 from stockpot.lab._random import stream
+from stockpot.lab._training import train
 
 SHORT = Training(steps=5, batch=16, learning_rate=2e-3)
 

@@ -29,7 +29,7 @@ def main(folder, name, how):
     with runs.CALLBACKS[name].one_run_per_rank() as rank:
         assert "RANK" not in os.environ
         torch.manual_seed(rank)
-        own = {"seed": rank} if name == "hf" else {"devices": 1}
+        own = {"seed": rank} if name == "hf" else {"seed": rank, "devices": 1}
         ended = runs.RUNS[name](folder / str(rank), callback, epochs=2, **own)
     assert dict(os.environ) == before
     merges = [merge.at for merge in callback.stock.merges]

@@ -41,7 +41,8 @@ def data():
 class Shuffled(torch.utils.data.Sampler):
     """Another order each epoch, that a resumed run finds again: Lightning tells it the epoch."""
 
-    epoch = 0
+    def __init__(self, seed=0):
+        self.seed, self.epoch = seed, 0
 
     def set_epoch(self, epoch):
         self.epoch = epoch
@@ -50,7 +51,9 @@ class Shuffled(torch.utils.data.Sampler):
         return 8 * STEPS
 
     def __iter__(self):
-        return iter(torch.randperm(8 * STEPS, generator=torch.Generator().manual_seed(self.epoch)).tolist())
+        return iter(
+            torch.randperm(8 * STEPS, generator=torch.Generator().manual_seed(1000 * self.seed + self.epoch)).tolist()
+        )
 
 
 def network():
@@ -130,8 +133,9 @@ def run_hf(
         model,
         TrainingArguments(
             output_dir=str(folder), num_train_epochs=epochs, per_device_train_batch_size=8 // accumulate, use_cpu=True,
-            gradient_accumulation_steps=accumulate, eval_strategy=evaluate, save_strategy="steps", save_steps=every,
-            report_to="none", disable_tqdm=True, max_grad_norm=0.0, **more,
+            gradient_accumulation_steps=accumulate, eval_strategy=evaluate, save_steps=every,
+            report_to="none", disable_tqdm=True, max_grad_norm=0.0,
+            **{"save_strategy": "steps", **more},
         ),
         train_dataset=[{"x": x, "labels": label} for x, label in data()],
         eval_dataset=[{"x": x, "labels": label} for x, label in data()],
@@ -161,7 +165,7 @@ def run_lightning(
             if not trainer.sanity_checking:
                 shown.append(state_of(pl_module))
 
-    module = Module(rates or falling, more.pop("interval", "step"))
+    module, seed = Module(rates or falling, more.pop("interval", "step")), more.pop("seed", 0)
     module.layers[3].p = 0.0  # Lightning's checkpoints hold no random state
     last = sorted(folder.glob("*.ckpt"), key=lambda path: path.stat().st_mtime_ns)[-1] if resume else None
     trainer = pl.Trainer(
@@ -173,7 +177,7 @@ def run_lightning(
         ], **more,
     )  # fmt: skip
     torch.manual_seed(5)
-    train = DataLoader(data(), batch_size=8 // accumulate, sampler=Shuffled())
+    train = DataLoader(data(), batch_size=8 // accumulate, sampler=Shuffled(seed))
     trainer.fit(module, train, DataLoader(data(), batch_size=8) if evaluate != "no" else None, ckpt_path=last)
     return Ended(state_of(module), steps, seen_rates, shown, folder, callback)
 
@@ -330,8 +334,11 @@ def test_the_best_model_is_the_best_average(tmp_path):
     """load_best_model_at_end: what the Trainer loads is not overwritten."""
     callback = in_hf.AverageCallback(lambda model: EMA(model, decay=0.8))
     more = {"load_best_model_at_end": True, "metric_for_best_model": "loss", "greater_is_better": True}
-    ended = run_hf(tmp_path, callback, epochs=2, every=STEPS, **more, eval_steps=STEPS, evaluate="steps")
-    assert same(ended.weights, saved_model(tmp_path, STEPS))  # the greatest loss is the first
+    # Evaluated and saved at the fifth step and the tenth, not at the end: nothing is swapped in there.
+    ended = run_hf(tmp_path, callback, epochs=2, **more, save_strategy="best", eval_steps=5, evaluate="steps")
+    best = saved_model(tmp_path, 5)  # the greatest loss is the first
+    assert same(ended.weights, best)
+    close(best, mean_of(ended.steps[:5], ema(5)))
 
 
 def stopped_at(step):

@@ -14,10 +14,12 @@ from stockpot.evaluate._scores import SCORE, Scores, scores_of
 from stockpot.evaluate._selection import Direction, Selection
 
 if TYPE_CHECKING:
+    from stockpot.evaluate._images import IMAGE_ENDINGS
     from stockpot.evaluate._transformers import config_of, let_go, placed, quietly, require, tokenizer_of, version
     from stockpot.evaluate._zero_shot import embedding, zero_shot_head
 
 __all__ = [
+    "IMAGE_ENDINGS",
     "SCORE",
     "Direction",
     "Entry",
@@ -48,6 +50,7 @@ __all__ = [
 
 _OF_TRANSFORMERS = ("config_of", "let_go", "placed", "quietly", "require", "tokenizer_of", "version")
 _LATER = {
+    "IMAGE_ENDINGS": "_images",
     **dict.fromkeys(_OF_TRANSFORMERS, "_transformers"),
     **dict.fromkeys(("embedding", "zero_shot_head"), "_zero_shot"),
 }

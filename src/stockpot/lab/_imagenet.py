@@ -17,9 +17,9 @@ from pathlib import Path
 import xxhash
 
 from stockpot import errors
+from stockpot.evaluate import IMAGE_ENDINGS
 
 CLASSES = 1000
-ENDINGS = (".jpg", ".jpeg", ".png", ".bmp", ".webp", ".gif", ".tif", ".tiff")
 WNID = re.compile(r"n\d{8}")
 EXPECTED = {"ImageNet": 50_000, "V2": 10_000, "Sketch": 50_889, "R": 30_000, "ObjectNet": 18_574, "A": 7_500,
             "held out": 26_000}  # fmt: skip
@@ -188,7 +188,7 @@ def image_set(
 def _images(folder: Path) -> list[Path]:
     with os.scandir(folder) as entries:
         names = sorted(entry.name for entry in entries if not entry.name.startswith("."))
-    return [folder / name for name in names if name.lower().endswith(ENDINGS)]
+    return [folder / name for name in names if name.lower().endswith(IMAGE_ENDINGS)]
 
 
 def _some(names: Sequence[object]) -> str:

@@ -8,9 +8,9 @@ from typing import Any
 
 import torch
 from torch import Tensor
-from torch.nn import functional as F
 
 from stockpot.lab._digits import Examples, Split, load_digits, shifted, split
+from stockpot.lab._network import judged
 from stockpot.lab._networks import network_of
 
 _TRAIN_COUNT = 100
@@ -38,10 +38,10 @@ def _judged(weights: Mapping[str, Tensor], examples: Examples, limit: int | None
     some = examples.take(torch.arange(min(limit or len(examples), len(examples))))
     with torch.no_grad():
         found = network_of(weights).logits(dict(weights), some.images)
-    right = (found.argmax(1) == some.labels).double().mean()
+    right, loss = judged(found, some)
     return {
-        "accuracy": right.item(),
-        "loss": F.cross_entropy(found.double(), some.labels).item(),
+        "accuracy": right.mean().item(),
+        "loss": loss.mean().item(),
         "logits": found,
         "labels": some.labels,
     }

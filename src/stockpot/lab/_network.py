@@ -1,10 +1,10 @@
-"""A small convolutional network as plain tensors by name: start, train, read, save, load."""
+"""A small convolutional network as plain tensors by name: start, read, save, load."""
 
 from __future__ import annotations
 
 import json
 import math
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -62,33 +62,6 @@ def logits(weights: Weights, images: Tensor) -> Tensor:
     return F.linear(x, weights["head.weight"], weights["head.bias"])
 
 
-def train(
-    start: Weights,
-    batches: Batches,
-    how: Training,
-    after_step: Callable[[int], None] | None = None,
-    answer: Callable[[Weights, Tensor], Tensor] = logits,
-) -> Weights:
-    """New weights, trained from ``start`` on the next ``how.steps`` batches; ``start`` is left as it is.
-
-    Equal arguments give equal weights on one machine: nothing here draws a random number. Calls ``after_step`` with
-    the number of steps done. ``answer``: the network.
-    """
-    weights = {name: tensor.clone().requires_grad_() for name, tensor in start.items()}
-    optimizer = torch.optim.AdamW(weights.values(), lr=how.learning_rate, weight_decay=how.weight_decay, fused=True)
-    for step in range(how.steps):
-        for group in optimizer.param_groups:
-            group["lr"] = how.learning_rate * schedule(step, how.steps)
-        examples = next(batches)
-        loss = F.cross_entropy(answer(weights, examples.images), examples.labels)
-        for tensor, gradient in zip(weights.values(), torch.autograd.grad(loss, list(weights.values())), strict=True):
-            tensor.grad = gradient
-        optimizer.step()
-        if after_step is not None:
-            after_step(step + 1)
-    return {name: tensor.detach() for name, tensor in weights.items()}
-
-
 def schedule(step: int, steps: int) -> float:
     """The share of the learning rate at this step, 0 <= step < steps."""
     warmup = max(1, steps // 10)
@@ -97,11 +70,10 @@ def schedule(step: int, steps: int) -> float:
     return 0.5 * (1 + math.cos(math.pi * (step - warmup) / max(1, steps - warmup)))
 
 
-def correct(weights: Weights, examples: Examples) -> Tensor:
-    """Which of the examples the network reads rightly: float64 [count], each 0 or 1."""
-    with torch.no_grad():
-        answers = logits(weights, examples.images).argmax(1)
-    return (answers == examples.labels).to(torch.float64)
+def judged(answers: Tensor, examples: Examples) -> tuple[Tensor, Tensor]:
+    """Which answers, [count, 10], are right (0 or 1), and their cross-entropies in nats; float64 [count]."""
+    right = (answers.argmax(dim=1) == examples.labels).double()
+    return right, F.cross_entropy(answers.double(), examples.labels, reduction="none")
 
 
 def save_checkpoint(weights: Weights, folder: Path, made_by: str = "", network: str = "conv") -> None:

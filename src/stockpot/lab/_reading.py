@@ -8,11 +8,10 @@ from dataclasses import dataclass
 
 import torch
 from torch import Tensor
-from torch.nn import functional as F
 
-from stockpot.lab._digits import Examples, Split, shifted
+from stockpot.lab._digits import Split, shifted
 from stockpot.lab._glyphs import HELD_OUT_FONTS, load_glyphs, render
-from stockpot.lab._network import Weights
+from stockpot.lab._network import Weights, judged
 from stockpot.lab._networks import Network
 from stockpot.lab._random import stream
 
@@ -93,8 +92,8 @@ class Reader:
     def reading(self, answers: list[Tensor]) -> Reading:
         """Answers against labels."""
         *tests, held = answers
-        found = [_judged(own, one) for own, one in zip(tests, self.tests, strict=True)]
-        right, loss = _judged(held, self.held)
+        found = [judged(own, one) for own, one in zip(tests, self.tests, strict=True)]
+        right, loss = judged(held, self.held)
         return Reading(
             torch.stack([one[0] for one in found]),
             torch.stack([one[1] for one in found]),
@@ -104,10 +103,5 @@ class Reader:
     def held_scores(self, weights: Weights) -> tuple[float, float]:
         """Accuracy and loss on held-out digits alone."""
         with torch.no_grad():
-            right, loss = _judged(self._network.logits(weights, self.held.images), self.held)
+            right, loss = judged(self._network.logits(weights, self.held.images), self.held)
         return float(right.mean()), float(loss.mean())
-
-
-def _judged(answers: Tensor, examples: Examples) -> tuple[Tensor, Tensor]:
-    right = (answers.argmax(dim=1) == examples.labels).double()
-    return right, F.cross_entropy(answers.double(), examples.labels, reduction="none")

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from typing import Literal
 
 import torch
@@ -12,7 +12,7 @@ from torch.nn import functional as F
 import stockpot
 from stockpot.lab._digits import Examples, jittered
 from stockpot.lab._network import Batches, Training, Weights, schedule
-from stockpot.lab._networks import Network
+from stockpot.lab._networks import NETWORKS, Network
 from stockpot.train import EMA, SWA, InTurn, Merge, PeriodicStock, Schedule
 
 EMA_DECAY = 0.95
@@ -49,7 +49,7 @@ class Net(nn.Module):
 
 
 class _Run:
-    """One training loop, the same steps as ``train``."""
+    """The one training loop."""
 
     def __init__(self, start: Weights, network: Network, how: Training) -> None:
         self.net, self.how = Net(start, network), how
@@ -64,6 +64,26 @@ class _Run:
         self.optimizer.zero_grad()
         F.cross_entropy(self.net(examples.images), examples.labels).backward()
         self.optimizer.step()
+
+
+def train(
+    start: Weights,
+    batches: Batches,
+    how: Training,
+    after_step: Callable[[int], None] | None = None,
+    network: Network = NETWORKS["conv"],
+) -> Weights:
+    """New weights, trained from ``start`` on the next ``how.steps`` batches; ``start`` is left as it is.
+
+    Equal arguments give equal weights on one machine: nothing here draws a random number. Calls ``after_step`` with
+    the number of steps done.
+    """
+    run = _Run(start, network, how)
+    for number in range(how.steps):
+        run.step(number, batches)
+        if after_step is not None:
+            after_step(number + 1)
+    return run.net.values()
 
 
 def averages_of_one_run(start: Weights, network: Network, batches: Batches, how: Training) -> dict[str, Weights]:

@@ -15,7 +15,7 @@ import stockpot
 from stockpot import soups
 from stockpot.lab._digits import Examples, Split, load_digits, split
 from stockpot.lab._glyphs import load_glyphs, render
-from stockpot.lab._network import Batches, Training, Weights, kept_checkpoint, load_checkpoint, save_checkpoint, train
+from stockpot.lab._network import Batches, Training, Weights, kept_checkpoint, load_checkpoint, save_checkpoint
 from stockpot.lab._networks import NETWORKS, Network
 from stockpot.lab._random import stream
 from stockpot.lab._reading import Reader, Reading, held_score, mean_of
@@ -26,6 +26,7 @@ from stockpot.lab._training import (
     averages_of_one_run,
     jittered_batches,
     merged_while_training,
+    train,
 )
 
 Say = Callable[[str], None]
@@ -49,6 +50,11 @@ class Trial:
     def network(self) -> Network:
         return NETWORKS[self.settings.network]
 
+    @property
+    def pretraining(self) -> Training:
+        """Of the base."""
+        return self.settings.pretraining or self.network.pretraining
+
     @cached_property
     def data(self) -> Split:
         return split(load_digits(), train_count=self.settings.train_digits, seed=self.seed)
@@ -60,7 +66,7 @@ class Trial:
     @cached_property
     def base(self) -> Weights:
         """Pre-trained on printed digits, or kept from an earlier run."""
-        how = self.settings.pretraining or self.network.pretraining
+        how = self.pretraining
 
         def make() -> Weights:
             drawing, glyphs = stream(self.seed, "glyphs"), load_glyphs()
@@ -71,7 +77,7 @@ class Trial:
 
             batches = (render(glyphs, how.batch, drawing) for _ in range(how.steps))
             start = self.network.initial_weights(stream(self.seed, "network"))
-            return train(start, batches, how, tell, self.network.logits)
+            return train(start, batches, how, tell, self.network)
 
         return self._kept(self.out / "base", ("base", how), make)
 
@@ -86,10 +92,9 @@ class Trial:
         for number in range(1, self.settings.finetunes + 1):
 
             def make(number: int = number) -> Weights:
-                return train(self.base, self.batches(rate, number), how, answer=self.network.logits)
+                return train(self.base, self.batches(rate, number), how, network=self.network)
 
-            found.append(self._kept(self.folder(rate, number), ("finetune", number, self._base_key, how), make))
-        self.say(f"fine-tuned on {len(self.data.train)} handwritten digits at {rate:g}: {len(found)} seeds")
+            found.append(self._kept(self.folder(rate, number), ("finetune", number, self.pretraining, how), make))
         return found
 
     def how(self, rate: float) -> Training:
@@ -108,6 +113,7 @@ class Trial:
     def at(self, rate: float) -> Kinds:
         """Every way to make one model from fine-tunes at this rate."""
         read, tuned = self.reader.read, self.tuned(rate)
+        self.say(f"fine-tuned on {len(self.data.train)} handwritten digits at {rate:g}: {len(tuned)} seeds")
         answers = [self.reader.answers(weights) for weights in tuned]
         singles = [self.reader.reading(one) for one in answers]
         pairs = list(zip(tuned[::2], tuned[1::2], strict=False))
@@ -209,10 +215,6 @@ class Trial:
         """Of the mixtures with the base, the best on held-out digits; of equals the nearest to the fine-tune."""
         mixtures = [self.merged("wise_ft", [weights], parameters={"alpha": alpha}) for alpha in ALPHAS]
         return max(mixtures, key=lambda one: self.held(one)["score"])
-
-    @property
-    def _base_key(self) -> object:
-        return self.settings.pretraining or self.network.pretraining
 
     def _kept(self, folder: Path, how: object, make: Callable[[], Weights]) -> Weights:
         made_by = f"1 {self.network.name} {self.seed} {self.settings.train_digits} {how}"

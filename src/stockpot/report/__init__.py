@@ -11,7 +11,7 @@ from stockpot._later import later
 
 if TYPE_CHECKING:
     from stockpot.report._demo_figures import demo_pictures
-    from stockpot.report._demo_page import chosen_columns, demo_cell, demo_page
+    from stockpot.report._demo_page import chosen_columns, demo_cell, demo_page, rate_columns
     from stockpot.report._drawing import Picture, require_drawing, save_pictures
     from stockpot.report._geometry import geometry_findings, geometry_summary, geometry_table
     from stockpot.report._geometry_figures import geometry_pictures
@@ -66,6 +66,7 @@ __all__ = [
     "methods_table",
     "plain_scores",
     "plan_table",
+    "rate_columns",
     "require_drawing",
     "save_pictures",
     "short_names",
@@ -107,6 +108,7 @@ _LATER = {
     "methods_table": "_tables",
     "plain_scores": "_soup",
     "plan_table": "_tables",
+    "rate_columns": "_demo_page",
     "require_drawing": "_drawing",
     "save_pictures": "_drawing",
     "short_names": "_names",

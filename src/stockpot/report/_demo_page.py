@@ -63,11 +63,17 @@ def _chosen(record: Mapping[str, Any]) -> dict[str, object]:
     return {"heading": "Each at the learning rate that held-out digits choose", "headings": headings, "rows": rows}
 
 
-def _by_rate(heading: str, found: Mapping[str, Any]) -> dict[str, object]:
+def rate_columns(found: Mapping[str, Any]) -> tuple[list[str], list[list[str]]]:
+    """Headings, and a row for each kind of model with both accuracies at every learning rate."""
     rates = list(next(iter(found.values())))
     titles = [f"{rate} {where}" for rate in rates for where in ("in %", "shift %")]
     rows = [
         [kind, *(demo_cell(values[rate], metric) for rate in rates for metric in ("accuracy", "shifted_accuracy"))]
         for kind, values in found.items()
     ]
-    return {"heading": heading, "headings": ["", *titles], "rows": rows}
+    return ["", *titles], rows
+
+
+def _by_rate(heading: str, found: Mapping[str, Any]) -> dict[str, object]:
+    headings, rows = rate_columns(found)
+    return {"heading": heading, "headings": headings, "rows": rows}

@@ -8,6 +8,7 @@ Their state is saved beside each checkpoint of the Trainer and found again by ``
 
 from __future__ import annotations
 
+from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
 from typing import Any, Literal
@@ -33,7 +34,7 @@ except ImportError:
 __all__ = ["AverageCallback", "PeriodicStockCallback", "one_run_per_rank"]
 
 
-class _Kept(TrainerCallback):
+class _Kept(TrainerCallback, ABC):
     """A callback whose state lies in the Trainer's checkpoint folders; each rank's own where the model is sharded."""
 
     file: str
@@ -42,9 +43,9 @@ class _Kept(TrainerCallback):
         self._resume_from = resume_from
         self._last_epoch = -1
 
+    @abstractmethod
     def passed(self, unit: Unit) -> None:
         """A step or an epoch has ended."""
-        raise NotImplementedError
 
     def on_step_end(self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **_: Any) -> None:
         """A checkpoint saved after an epoch's last step is never told that the epoch has ended: that step says so."""
@@ -61,9 +62,9 @@ class _Kept(TrainerCallback):
         self._last_epoch = state.global_step
         self.passed("epoch")
 
+    @abstractmethod
     def state(self) -> dict[str, Any]:
         """Plain values and tensors."""
-        raise NotImplementedError
 
     def weights_to_train(self, model: nn.Module) -> Weights:
         """The run's own, which are in the model."""
