@@ -38,7 +38,7 @@ def plan(folder: Path, specs: Sequence[Spec] = SPECS, **options: Any) -> Layout:
     """A layout after the template in a folder."""
     if not list(folder.iterdir()):
         template(folder)
-    given: Mapping[str, Any] = {"shard_bytes": None, "single_file": False, "metadata": {"format": "pt"}, **options}
+    given: Mapping[str, Any] = {"shard_bytes": None, "single_file": False, "aliases": {}, **options}
     return plan_layout(specs, open_checkpoint(folder), **given)
 
 
@@ -58,7 +58,7 @@ def test_one_file_as_the_template(tmp_path: Path) -> None:
     """A template of one file gives one file of the same name, and no index."""
     layout = plan(tmp_path)
     assert [file.name for file in layout.files] == ["model.safetensors"]
-    assert layout.index is None
+    assert layout.indexes == {}
     assert list(layout.files[0].offsets) == ["a", "b", "c", "d"]
     assert layout.total_bytes == len(layout.files[0].header) + 36
     check(layout.files[0], {spec[0]: spec for spec in SPECS})
@@ -72,8 +72,7 @@ def test_shards_as_the_template(tmp_path: Path) -> None:
         ("model-00001-of-00002.safetensors", {"b", "d"}),
         ("model-00002-of-00002.safetensors", {"a", "c"}),
     ]
-    assert layout.index is not None
-    name, content = layout.index
+    ((name, content),) = layout.indexes.items()
     assert name == "model.safetensors.index.json"
     data = json.loads(content)
     assert data["metadata"]["total_size"] == 36
@@ -105,7 +104,7 @@ def test_shards_by_size(limit: int, expected: list[list[str]], tmp_path: Path) -
     """Files are filled in order up to the limit; a larger tensor has its own."""
     layout = plan(tmp_path, shard_bytes=limit)
     assert [list(file.offsets) for file in layout.files] == expected
-    assert (layout.index is None) == (len(expected) == 1)
+    assert (not layout.indexes) == (len(expected) == 1)
 
 
 def test_single_file(tmp_path: Path) -> None:
@@ -121,8 +120,7 @@ def test_stem(stem: str, tmp_path: Path) -> None:
     assert plan(tmp_path).files[0].name == f"{stem}.safetensors"
     split = plan(tmp_path, shard_bytes=16)
     assert split.files[0].name == f"{stem}-00001-of-00003.safetensors"
-    assert split.index is not None
-    assert split.index[0] == f"{stem}.safetensors.index.json"
+    assert list(split.indexes) == [f"{stem}.safetensors.index.json"]
 
 
 @pytest.mark.parametrize(
@@ -143,7 +141,7 @@ def test_stem_of_a_single_file(tmp_path: Path) -> None:
         open_checkpoint(tmp_path / "seed-17.safetensors"),
         shard_bytes=None,
         single_file=False,
-        metadata={},
+        aliases={},
     )
     assert layout.files[0].name == "model.safetensors"
 

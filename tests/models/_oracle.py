@@ -109,11 +109,13 @@ class Score:
             assert wrong == 0, f"{wrong} of {elements} {dtype} elements are not correctly rounded"
 
 
-def check_model_stock(out: Path, base: Mapping[str, torch.Tensor], models: Sequence[Mapping[str, torch.Tensor]]) -> int:
-    """Every tensor of a merged folder against the formula; returns how many had a ratio strictly inside (0, 1)."""
+def check_model_stock(
+    out: Path, base: Mapping[str, torch.Tensor], models: Sequence[Mapping[str, torch.Tensor]], part: str = ""
+) -> int:
+    """Every tensor of a merged folder (or of a part of it) against the formula; how many ratios lay inside (0, 1)."""
     record = json.loads((out / "stockpot.json").read_text("utf-8"))
     score, inside = Score(), 0
-    for name, got in read(out).items():
+    for name, got in read(out / part).items():
         inputs = [model[name] for model in models]
         last = name.rsplit(".", 1)[-1]
         if last == COUNTER:
@@ -124,7 +126,7 @@ def check_model_stock(out: Path, base: Mapping[str, torch.Tensor], models: Seque
             score.add(name, got, combine(inputs[0], inputs[1:], [share] * (len(inputs) - 1)), inputs)
             continue
         want = ratio(base[name], inputs)
-        group = record["groups"][name]
+        group = record["groups"][f"{part}/{name}" if part else name]
         if math.isnan(want):
             assert torch.equal(got, base[name]), f"{name}: frozen, but not the base's bytes"
             continue

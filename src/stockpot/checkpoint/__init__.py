@@ -10,6 +10,7 @@ from stockpot.checkpoint._dtypes import (
     widest,
 )
 from stockpot.checkpoint._files import FileIdentity, View, require_readable
+from stockpot.checkpoint._folder import CONFIG, MANIFESTS
 from stockpot.checkpoint._header import TensorInfo, blank_seal
 from stockpot.checkpoint._layout import (
     Layout,
@@ -20,19 +21,23 @@ from stockpot.checkpoint._layout import (
     pack_file,
     plan_layout,
     seal_header,
+    weight_metadata,
 )
 from stockpot.checkpoint._open import Checkpoint, is_weight_file, local_path, open_checkpoint
 from stockpot.checkpoint._pickle_writer import damaged_member, read_provenance
-from stockpot.checkpoint._source import Source
+from stockpot.checkpoint._source import Part, Source, part_of
 from stockpot.checkpoint._staging import Staging, partial_of, repair, require_free, require_outside
 
 __all__ = [
+    "CONFIG",
+    "MANIFESTS",
     "MERGEABLE",
     "TORCH_NAMES",
     "Checkpoint",
     "FileIdentity",
     "Layout",
     "OutFile",
+    "Part",
     "Source",
     "Spec",
     "Staging",
@@ -50,6 +55,7 @@ __all__ = [
     "nbytes",
     "open_checkpoint",
     "pack_file",
+    "part_of",
     "partial_of",
     "plan_layout",
     "read_provenance",
@@ -58,5 +64,6 @@ __all__ = [
     "require_outside",
     "require_readable",
     "seal_header",
+    "weight_metadata",
     "widest",
 ]

@@ -78,6 +78,8 @@ def build(tensors: Sequence[tuple[str, str, tuple[int, ...]]], metadata: Mapping
 
 
 SEAL = "stockpot_seal"
+OWN_KEYS = frozenset(("stockpot", SEAL))
+"""Metadata that says how a file was made: another file made from it does not inherit them."""
 _BLANK = "0" * 32
 
 

@@ -3,17 +3,13 @@
 from __future__ import annotations
 
 import json
-import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+from stockpot import errors
 from stockpot.checkpoint import _dtypes, _header
-from stockpot.checkpoint._source import Source
-
-KNOWN_STEMS = ("model", "open_clip_model", "diffusion_pytorch_model", "adapter_model")
-DEFAULT_STEM = "model"
-_SHARD = re.compile(r"^(?P<stem>.+)-\d{5,}-of-\d{5,}\.(safetensors|bin)$")
+from stockpot.checkpoint._source import DEFAULT_STEM, Part, Source, part_of
 
 Spec = tuple[str, str, tuple[int, ...]]
 """(name, dtype, shape) of one tensor."""
@@ -34,11 +30,10 @@ class OutFile:
 
 @dataclass(frozen=True)
 class Layout:
-    """The weight files of an output; ``index`` is the name and content of the shard index, if any."""
+    """The weight files of an output; ``indexes``: name -> content of each part's shard index, if it has one."""
 
     files: tuple[OutFile, ...]
-    index: tuple[str, bytes] | None
-    stem: str
+    indexes: Mapping[str, bytes]
 
     @property
     def total_bytes(self) -> int:
@@ -53,35 +48,60 @@ def plan_layout(
     shard_bytes: int | None,
     single_file: bool,
     pickled: bool = False,
-    metadata: Mapping[str, str],
+    aliases: Mapping[str, str],
     reserve: int = 0,
 ) -> Layout:
     """Split tensors into files as the template does, or by ``shard_bytes``, or into one file.
 
-    Within a file tensors keep their order, wider dtypes first (so that every tensor is aligned to its items).
+    Each part of the template has files of its own. Within a file tensors keep their order, wider dtypes first (so that
+    every tensor is aligned to its items). Raises OutputError for one file of several parts.
     """
-    stem = _stem(template)
+    if (single_file or pickled) and len(template.parts) > 1:
+        raise errors.OutputError(
+            "a checkpoint of several parts does not fit into one file", got=", ".join(p.folder for p in template.parts),
+            remedy="name a folder as --out",
+        )  # fmt: skip
     if pickled:
         size = sum(_dtypes.nbytes(dtype, shape) + 64 for _, dtype, shape in specs)
-        return Layout((OutFile(f"{stem}.pt", b"", {}, size),), None, stem)
-    sizes = {name: _dtypes.nbytes(dtype, shape) for name, dtype, shape in specs}
-    if single_file:
-        parts = [list(specs)]
-    elif shard_bytes is not None:
-        parts = _greedy(specs, sizes, shard_bytes)
-    else:
-        parts = _as_template(specs, template)
-    files = [
-        pack_file(_file_name(stem, number, len(parts)), part, metadata, reserve) for number, part in enumerate(parts, 1)
-    ]
-    index = None
-    if len(files) > 1:
-        content = {
-            "metadata": {"total_size": sum(sizes.values())},
-            "weight_map": {name: file.name for file in files for name in sorted(file.offsets)},
-        }
-        index = (f"{stem}.safetensors.index.json", (json.dumps(content, indent=2, ensure_ascii=False) + "\n").encode())
-    return Layout(tuple(files), index, stem)
+        return Layout((OutFile(f"{DEFAULT_STEM}.pt", b"", {}, size),), {})
+    by_part: dict[str, list[Spec]] = {part.folder: [] for part in template.parts}
+    for spec in specs:
+        by_part[part_of(spec[0], template.parts).folder].append(spec)
+    files: list[OutFile] = []
+    indexes: dict[str, bytes] = {}
+    for part in template.parts:
+        own = by_part[part.folder]
+        if single_file:
+            split = [own]
+        elif shard_bytes is not None:
+            split = _greedy(own, shard_bytes)
+        else:
+            split = _as_template(own, template)
+        metadata = weight_metadata(template, part, aliases)
+        names = [part.prefix + _file_name(part.stem, number, len(split)) for number in range(1, len(split) + 1)]
+        made = [pack_file(name, some, metadata, reserve, part.prefix) for name, some in zip(names, split, strict=True)]
+        files += made
+        if len(made) > 1:
+            indexes[f"{part.prefix}{part.stem}.safetensors.index.json"] = _index(own, made, part.prefix)
+    return Layout(tuple(files), indexes)
+
+
+def _index(specs: Sequence[Spec], files: Sequence[OutFile], prefix: str) -> bytes:
+    cut = len(prefix)
+    content = {
+        "metadata": {"total_size": sum(_dtypes.nbytes(dtype, shape) for _, dtype, shape in specs)},
+        "weight_map": {name[cut:]: file.name[cut:] for file in files for name in sorted(file.offsets)},
+    }
+    return (json.dumps(content, indent=2, ensure_ascii=False) + "\n").encode()
+
+
+def weight_metadata(template: Source, part: Part, aliases: Mapping[str, str]) -> dict[str, str]:
+    """``__metadata__`` of each weight file of a part: the template's, and the output's aliases."""
+    cut = len(part.prefix)
+    dropped = {alias[cut:] for alias in template.aliases if alias.startswith(part.prefix)} | _header.OWN_KEYS
+    kept = {key: value for key, value in part.metadata.items() if key not in dropped}
+    own = {alias[cut:]: name[cut:] for alias, name in aliases.items() if part_of(alias, template.parts) == part}
+    return {"format": "pt", **kept, **own}
 
 
 def header_bytes(specs: Sequence[Spec], metadata: Mapping[str, str], reserve: int) -> bytes:
@@ -101,9 +121,12 @@ def is_sealed_header(path: Path) -> bool:
         return _header.is_sealed(head + handle.read(min(int.from_bytes(head, "little"), _header.HEADER_CAP)))
 
 
-def pack_file(name: str, specs: Sequence[Spec], metadata: Mapping[str, str], reserve: int = 0) -> OutFile:
-    """One file: its header, and where each tensor lies."""
-    header = header_bytes(specs, metadata, reserve)
+def pack_file(
+    name: str, specs: Sequence[Spec], metadata: Mapping[str, str], reserve: int = 0, prefix: str = ""
+) -> OutFile:
+    """One file: its header, which leaves the prefix out of names, and where each tensor lies."""
+    cut = len(prefix)
+    header = header_bytes([(full[cut:], dtype, shape) for full, dtype, shape in specs], metadata, reserve)
     ordered = _ordered(specs)
     ranges = _header.place(_dtypes.nbytes(dtype, shape) for _, dtype, shape in ordered)
     offsets = {spec[0]: len(header) + begin for spec, (begin, _) in zip(ordered, ranges, strict=True)}
@@ -118,35 +141,24 @@ def _file_name(stem: str, number: int, count: int) -> str:
     return f"{stem}.safetensors" if count == 1 else f"{stem}-{number:05d}-of-{count:05d}.safetensors"
 
 
-def _greedy(specs: Sequence[Spec], sizes: Mapping[str, int], limit: int) -> list[list[Spec]]:
-    parts: list[list[Spec]] = [[]]
+def _greedy(specs: Sequence[Spec], limit: int) -> list[list[Spec]]:
+    split: list[list[Spec]] = [[]]
     used = 0
     for spec in specs:
-        if parts[-1] and used + sizes[spec[0]] > limit:
-            parts.append([])
+        size = _dtypes.nbytes(spec[1], spec[2])
+        if split[-1] and used + size > limit:
+            split.append([])
             used = 0
-        parts[-1].append(spec)
-        used += sizes[spec[0]]
-    return parts
+        split[-1].append(spec)
+        used += size
+    return split
 
 
 def _as_template(specs: Sequence[Spec], template: Source) -> list[list[Spec]]:
     """One file per file of the template; what the template lacks goes into the last."""
-    parts: dict[int, list[Spec]] = {}
-    last = max((info.file for info in template.tensors.values()), default=0)
+    found: dict[int, list[Spec]] = {}
+    last = max((template.tensors[name].file for name, _, _ in specs if name in template.tensors), default=0)
     for spec in specs:
         info = template.tensors.get(spec[0])
-        parts.setdefault(last if info is None else info.file, []).append(spec)
-    return [parts[number] for number in sorted(parts)] or [[]]
-
-
-def _stem(template: Source) -> str:
-    """The template's file stem if it is a folder's, with ``pytorch_model`` written as safetensors' ``model``."""
-    if template.folder is None or not template.files:
-        return DEFAULT_STEM
-    name = Path(template.files[0].path).name
-    shard = _SHARD.match(name)
-    stem = shard["stem"] if shard else name.rsplit(".", 1)[0]
-    if template.is_pickle and stem not in KNOWN_STEMS:
-        return DEFAULT_STEM
-    return stem
+        found.setdefault(last if info is None else info.file, []).append(spec)
+    return [found[number] for number in sorted(found)] or [[]]

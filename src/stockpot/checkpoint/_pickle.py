@@ -14,7 +14,6 @@ import zipfile
 import zlib
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
-from pathlib import Path
 from typing import Any, BinaryIO
 
 from stockpot import errors
@@ -228,14 +227,12 @@ class StateDict:
     unwrapped: tuple[str, ...]
 
 
-def read_state_dict(path: Path, file: int = 0) -> StateDict:
-    """Open a ``.bin/.pt/.pth/.ckpt`` file. Cost: its pickle, not its weights."""
-    text = str(path)
-    with path.open("rb") as handle:
-        magic = handle.read(4)
-        handle.seek(0)
-        root, ranges = _open_zip(handle, text) if magic == b"PK\x03\x04" else _open_legacy(handle, text)
-        size = handle.seek(0, io.SEEK_END)
+def read_state_dict(handle: BinaryIO, text: str, file: int = 0) -> StateDict:
+    """Read a ``.bin/.pt/.pth/.ckpt`` file, which messages call ``text``. Cost: its pickle, not its weights."""
+    magic = handle.read(4)
+    handle.seek(0)
+    root, ranges = _open_zip(handle, text) if magic == b"PK\x03\x04" else _open_legacy(handle, text)
+    size = handle.seek(0, io.SEEK_END)
     for key, (begin, count) in ranges.items():
         if begin + count > size:
             raise errors.TruncatedFileError(

@@ -32,7 +32,8 @@ def write_skeleton(path: Path, specs: Sequence[Spec], aliases: Mapping[str, str]
 
 def offsets(path: Path) -> dict[str, int]:
     """Where each tensor's bytes lie in a skeleton."""
-    return {info.name: info.offset for info in read_state_dict(path).tensors}
+    with path.open("rb") as handle:
+        return {info.name: info.offset for info in read_state_dict(handle, str(path)).tensors}
 
 
 def seal(path: Path, provenance: bytes) -> None:

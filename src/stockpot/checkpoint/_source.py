@@ -3,11 +3,38 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Protocol
 
 from stockpot.checkpoint._files import FileIdentity, View
 from stockpot.checkpoint._header import TensorInfo
+
+DEFAULT_STEM = "model"
+
+
+@dataclass(frozen=True)
+class Part:
+    """A folder of weights in a checkpoint, with files, index and configuration of its own.
+
+    ``folder`` is its path in the checkpoint, "" for the checkpoint's own; names of its tensors begin with ``prefix``.
+    ``stem`` is what its weight files are called, ``metadata`` is the ``__metadata__`` in them.
+    """
+
+    folder: str = ""
+    stem: str = DEFAULT_STEM
+    metadata: Mapping[str, str] = field(default_factory=dict)
+    config: Mapping[str, Any] = field(default_factory=dict)
+
+    @property
+    def prefix(self) -> str:
+        """What its files do not say of a tensor's name."""
+        return f"{self.folder}/" if self.folder else ""
+
+
+def part_of(name: str, parts: Sequence[Part]) -> Part:
+    """The part that a tensor belongs to: the one of the longest prefix."""
+    return max((part for part in parts if name.startswith(part.prefix)), key=lambda part: len(part.prefix))
 
 
 class Source(Protocol):
@@ -16,6 +43,10 @@ class Source(Protocol):
     @property
     def ref(self) -> str:
         """What the user calls it."""
+
+    @property
+    def roots(self) -> tuple[Path, ...]:
+        """The folders and files on this machine that it is made of; none in memory."""
 
     @property
     def files(self) -> tuple[FileIdentity, ...]:
@@ -30,8 +61,8 @@ class Source(Protocol):
         """Further names of the same bytes."""
 
     @property
-    def metadata(self) -> Mapping[str, str]:
-        """``__metadata__`` of its files."""
+    def parts(self) -> tuple[Part, ...]:
+        """Its folders of weights, at least one."""
 
     @property
     def notes(self) -> tuple[str, ...]:
@@ -44,10 +75,6 @@ class Source(Protocol):
     @property
     def is_pickle(self) -> bool:
         """Whether it came from pickled files."""
-
-    @property
-    def config(self) -> Mapping[str, Any]:
-        """Its ``config.json``."""
 
     def read_into(self, info: TensorInfo, start: int, out: memoryview) -> None:
         """Fill ``out`` with bytes of a tensor's range, from its byte ``start`` on."""

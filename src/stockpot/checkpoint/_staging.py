@@ -282,7 +282,8 @@ class Staging:
         self.flush()
         for fd in self._fds.values():
             os.fsync(fd)
-        _sync_folder(self.folder)
+        for folder, _, _ in os.walk(self.folder):
+            _sync_folder(Path(folder))
         before_rename()
         source = self.folder if one_file is None else self.folder / one_file
         try:

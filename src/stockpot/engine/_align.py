@@ -71,7 +71,7 @@ class Alignment:
     aliases: Mapping[str, str]
     template: int
     decisions: tuple[Decision, ...]
-    untied: bool
+    untied: tuple[str, ...]
     notes: tuple[str, ...]
 
 
@@ -116,7 +116,7 @@ def align(job: Job, inputs: Inputs) -> Alignment:
         {alias: name for alias, name in aliases.items() if name in kept},
         template,
         tuple(decisions),
-        bool(untied),
+        tuple(name for name in untied if name in kept),
         tuple(notes),
     )
 
@@ -170,9 +170,10 @@ def _tied_views(
     untied: dict[str, None] = {}
     known: set[str] = set().union(*views)
     for view, checkpoint in zip(views, inputs.checkpoints, strict=True):
-        if checkpoint.config.get("tie_word_embeddings") and (pair := tied_head(view, known)):
-            head, embedding = pair
-            view[head] = view[embedding]
+        for part in checkpoint.parts:
+            if part.config.get("tie_word_embeddings") and (pair := tied_head(view, known, part.prefix)):
+                head, embedding = pair
+                view[head] = view[embedding]
     aliases: dict[str, str] = {}
     for view in views:
         first: dict[int, str] = {}

@@ -5,7 +5,6 @@ from __future__ import annotations
 import threading
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import torch
@@ -13,7 +12,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from stockpot import errors
-from stockpot.checkpoint import TORCH_NAMES, FileIdentity, TensorInfo, View, nbytes
+from stockpot.checkpoint import TORCH_NAMES, FileIdentity, Part, TensorInfo, View, nbytes
 from stockpot.engine._align import Slot
 from stockpot.engine._execute import Run, execute
 from stockpot.engine._plan import Group, Plan
@@ -30,11 +29,11 @@ class MemorySource:
     def __init__(self, state_dict: Mapping[str, Tensor], ref: str) -> None:
         self.ref = ref
         self.files: tuple[FileIdentity, ...] = ()
-        self.metadata: Mapping[str, str] = {}
+        self.roots: tuple[Path, ...] = ()
+        self.parts = (Part(),)
         self.notes: tuple[str, ...] = ()
         self.folder: Path | None = None
         self.is_pickle = False
-        self.config: Mapping[str, Any] = {}
         self.aliases: dict[str, str] = {}
         self.tensors: dict[str, TensorInfo] = {}
         self._data: dict[str, Tensor] = {}

@@ -14,21 +14,23 @@ import numpy as np
 
 from stockpot import errors
 from stockpot.checkpoint import (
+    CONFIG,
     Staging,
     blank_seal,
     header_bytes,
-    local_path,
     pack_file,
+    part_of,
     repair,
     require_free,
     require_outside,
     require_readable,
     seal_header,
+    weight_metadata,
 )
 from stockpot.engine import _provenance as prov
 from stockpot.engine._align import Decision
 from stockpot.engine._execute import Progress, Run, execute, solve
-from stockpot.engine._plan import Plan, disk_free, disk_needed, provenance_reserve, weight_metadata
+from stockpot.engine._plan import Plan, disk_free, disk_needed, provenance_reserve
 from stockpot.engine._records import RatioSummary, Records, summarize
 from stockpot.engine._schedule import make_tasks
 from stockpot.engine._side_files import adapted_config, side_files
@@ -69,8 +71,7 @@ class MergeResult:
 
 def check_output(plan: Plan, *, overwrite: bool, dry_run: bool = False) -> None:
     """OUT may be written and fits the disk; nothing is created yet."""
-    roots = [local_path(c.ref) for c in plan.inputs.checkpoints if c.files]
-    require_outside(plan.out, roots)
+    require_outside(plan.out, [root for checkpoint in plan.inputs.checkpoints for root in checkpoint.roots])
     if not dry_run:
         repair(plan.out)
     require_free(plan.out, overwrite)
@@ -185,12 +186,15 @@ def _finish(plan: Plan, staging: Staging, records: Records, run: Run, clock: flo
         _finish_one_file(plan, staging, content)
         return
     small: dict[str, bytes] = {}
-    dtypes = {slot.dtype for slot in plan.slots if slot.action == "merge"}
     for name, path in side_files(plan.template).items():
-        data = path.read_bytes()
-        small[name] = adapted_config(data, dtypes, plan.alignment.untied) if name == "config.json" else data
-    if plan.layout.index is not None:
-        small[plan.layout.index[0]] = plan.layout.index[1]
+        small[name] = path.read_bytes()
+    for part in plan.template.parts:
+        if (config := part.prefix + CONFIG) in small:
+            own = [slot for slot in plan.slots if part_of(slot.name, plan.template.parts) == part]
+            dtypes = {slot.dtype for slot in own if slot.action == "merge"}
+            untied = any(slot.name in plan.alignment.untied for slot in own)
+            small[config] = adapted_config(small[config], dtypes, untied)
+    small.update(plan.layout.indexes)
     small[prov.RECIPE] = plan.job.recipe.to_yaml().encode("utf-8", "backslashreplace")
     small[prov.CARD] = prov.model_card(plan, records)
     small[prov.PROVENANCE] = prov.as_json(content)
@@ -215,7 +219,11 @@ def _finish_one_file(plan: Plan, staging: Staging, content: Mapping[str, object]
         staging.seal_pickle(file.name, text.encode())
         staging.commit(one_file=file.name)
         return
-    metadata = {**weight_metadata(plan.template, plan.alignment), **blank_seal(), "stockpot": text}
+    metadata = {
+        **weight_metadata(plan.template, plan.template.parts[0], plan.alignment.aliases),
+        **blank_seal(),
+        "stockpot": text,
+    }
     reserve = provenance_reserve(plan.job, plan.inputs, plan.alignment, plan.story)
     header = seal_header(header_bytes(plan.specs, metadata, reserve))
     if len(header) != len(file.header):

@@ -19,10 +19,10 @@ _EMBEDDINGS = (
 )
 
 
-def tied_head(view: Mapping[str, TensorInfo], known: set[str]) -> tuple[str, str] | None:
+def tied_head(view: Mapping[str, TensorInfo], known: set[str], prefix: str) -> tuple[str, str] | None:
     """(head, embedding) where this model lacks a head that others have and its embedding has that role by name."""
-    heads = [name for name in known if name.endswith(_HEADS) and name not in view]
-    embeddings = [name for name in view if name.endswith(_EMBEDDINGS)]
+    heads = [name for name in known if name.startswith(prefix) and name.endswith(_HEADS) and name not in view]
+    embeddings = [name for name in view if name.startswith(prefix) and name.endswith(_EMBEDDINGS)]
     return (heads[0], embeddings[0]) if len(heads) == 1 and len(embeddings) == 1 else None
 
 

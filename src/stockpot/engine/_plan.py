@@ -179,7 +179,7 @@ def make_plan(
         shard_bytes=job.shard_bytes,
         single_file=one_file,
         pickled=out.suffix == ".pt",
-        metadata=weight_metadata(template, alignment),
+        aliases=alignment.aliases,
         reserve=provenance_reserve(job, inputs, alignment, story) if one_file else 0,
     )
     once, twice = _bytes_read(job, slots, groups, budget)
@@ -206,12 +206,6 @@ def _check_table(table: Mapping[str, tuple[float, ...]], names: Sequence[str]) -
         raise errors.RecipeError(
             "tensor_weights for what is not merged", tensor=strange[0], problems=strange[1:], remedy="take them out"
         )
-
-
-def weight_metadata(template: Source, alignment: Alignment) -> dict[str, str]:
-    """``__metadata__`` of each weight file: the template's, and the output's aliases."""
-    kept = {key: value for key, value in template.metadata.items() if key not in template.aliases and key != "stockpot"}
-    return {"format": "pt", **kept, **alignment.aliases}
 
 
 def provenance_reserve(job: Job, inputs: Inputs, alignment: Alignment, story: Story | None) -> int:

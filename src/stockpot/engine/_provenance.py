@@ -13,7 +13,7 @@ from typing import Any
 import xxhash
 
 from stockpot._version import __version__
-from stockpot.checkpoint import Source
+from stockpot.checkpoint import MANIFESTS, Source
 from stockpot.engine._plan import Plan
 from stockpot.engine._records import Records, summarize
 
@@ -103,6 +103,15 @@ def sums(contents: Mapping[str, bytes]) -> bytes:
     ).encode()
 
 
+def _library(template: Source) -> str | None:
+    """The library that wrote the template, by the files that only it writes."""
+    if template.folder is not None:
+        for file, library in MANIFESTS.items():
+            if (template.folder / file).is_file():
+                return library
+    return "transformers" if template.parts[0].config.get("model_type") else None
+
+
 def model_card(plan: Plan, records: Records) -> bytes:
     """``README.md`` of the output: front matter that model hubs read, then how it was made."""
     job = plan.job
@@ -110,8 +119,8 @@ def model_card(plan: Plan, records: Records) -> bytes:
     hub_ids = [c.ref for c in plan.inputs.checkpoints if not Path(c.ref).exists()]
     if hub_ids:
         lines += ["base_model:", *(f"- {ref}" for ref in hub_ids), "base_model_relation: merge"]
-    if plan.template.config.get("model_type"):
-        lines.append("library_name: transformers")
+    if library := _library(plan.template):
+        lines.append(f"library_name: {library}")
     lines += ["tags:", "- merge", "- stockpot", "---", "", f"# {plan.out.name}", ""]
     lines.append(f"Merged by stockpot {__version__}, method `{job.method.name}`: {job.method.summary}")
     lines += ["", "| input | role |", "|---|---|"]

@@ -6,7 +6,7 @@ import hashlib
 import random
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
-from pathlib import Path
+from pathlib import Path, PurePosixPath
 from typing import Any
 
 import xxhash
@@ -156,13 +156,15 @@ def _check_sums(path: Path, problems: list[str]) -> int:
         return 0
     lines = place.read_text("utf-8", errors="replace").splitlines()
     listed = {line.partition("  ")[2] for line in lines}
-    present = {entry.name for entry in path.iterdir() if entry.is_file() and not entry.name.startswith(".")}
+    present = {
+        str(entry.relative_to(path)) for entry in path.rglob("[!.]*") if entry.is_file() and not entry.is_symlink()
+    }
     geometry = {GEOMETRY} & present
     unlisted = {name for name in present - listed - {SUMS} if not is_weight_file(name)} | (geometry - listed)
     problems += [f"{name}: not in {SUMS}" for name in sorted(unlisted)]
     for line in lines:
         digest, _, name = line.partition("  ")
-        if not name or "/" in name or len(digest) != 64:
+        if not name or PurePosixPath(name).is_absolute() or ".." in PurePosixPath(name).parts or len(digest) != 64:
             problems.append(f"{SUMS}: a line that cannot be read: {line[:60]!r}")
             continue
         file = path / name
