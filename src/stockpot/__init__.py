@@ -13,7 +13,7 @@ from stockpot._version import __version__
 
 if TYPE_CHECKING:
     from stockpot._api import geometry, merge, merge_state_dicts, plan
-    from stockpot.checkpoint import open_checkpoint
+    from stockpot.checkpoint import last_checkpoints, open_checkpoint
     from stockpot.engine import Geometry, MergeResult, Plan, verify
     from stockpot.recipe import Recipe
 
@@ -24,6 +24,7 @@ __all__ = [
     "Recipe",
     "__version__",
     "geometry",
+    "last_checkpoints",
     "merge",
     "merge_state_dicts",
     "open_checkpoint",
@@ -37,6 +38,7 @@ _LATER = {
     "Plan": "engine",
     "Recipe": "recipe",
     "geometry": "_api",
+    "last_checkpoints": "checkpoint",
     "merge": "_api",
     "merge_state_dicts": "_api",
     "open_checkpoint": "checkpoint",

@@ -10,15 +10,15 @@ from pathlib import Path
 HERE = Path(__file__).parent
 
 
-def launch(program, ranks, folder, *words, timeout=240):
-    """Run ``tests/train/PROGRAM.py FOLDER WORDS...`` on that many ranks; returns (exit code, all output).
+def launch(program, ranks, folder, *words, timeout=240, package="tests.train"):
+    """Run ``PROGRAM.py FOLDER WORDS...`` of a package on that many ranks; returns (exit code, all output).
 
     A job that hangs is made to say where (faulthandler), and nothing of it is left behind.
     """
     job = subprocess.Popen(
         [
             sys.executable, "-m", "torch.distributed.run", "--standalone", f"--nproc-per-node={ranks}",
-            "-m", f"tests.train.{program}", str(folder), *map(str, words),
+            "-m", f"{package}.{program}", str(folder), *map(str, words),
         ],
         stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, cwd=HERE.parents[1], start_new_session=True,
         env={**os.environ, "OMP_NUM_THREADS": "1", "GLOO_SOCKET_IFNAME": "lo", "PYTHONFAULTHANDLER": "1"},
@@ -26,7 +26,7 @@ def launch(program, ranks, folder, *words, timeout=240):
     try:
         output, _ = job.communicate(timeout=timeout)
     except subprocess.TimeoutExpired:
-        subprocess.run(["pkill", "-ABRT", "-f", f"tests.train.{program} {folder}"], check=False)
+        subprocess.run(["pkill", "-ABRT", "-f", f"{package}.{program} {folder}"], check=False)
         time.sleep(5)
         os.killpg(job.pid, signal.SIGKILL)
         output, _ = job.communicate()

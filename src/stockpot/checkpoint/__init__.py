@@ -23,8 +23,9 @@ from stockpot.checkpoint._layout import (
     seal_header,
     weight_metadata,
 )
-from stockpot.checkpoint._open import Checkpoint, is_weight_file, local_path, open_checkpoint
+from stockpot.checkpoint._open import Checkpoint, is_weight_file, local_path, open_checkpoint, open_local
 from stockpot.checkpoint._pickle_writer import damaged_member, read_provenance
+from stockpot.checkpoint._runs import last_checkpoints
 from stockpot.checkpoint._source import Part, Source, part_of
 from stockpot.checkpoint._staging import Staging, partial_of, repair, require_free, require_outside
 
@@ -51,9 +52,11 @@ __all__ = [
     "is_sealed_header",
     "is_weight_file",
     "itemsize",
+    "last_checkpoints",
     "local_path",
     "nbytes",
     "open_checkpoint",
+    "open_local",
     "pack_file",
     "part_of",
     "partial_of",

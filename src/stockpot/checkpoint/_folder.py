@@ -110,7 +110,7 @@ def read_files(
         found = {name: names[info.file - first] for name, info in tensors.items()}
         found.update({alias: found[kept] for alias, kept in aliases.items()})
         _require_true(place, *index, found)
-    part = Part(folder, _stem(names[0]), metadata, _read_config(place, folder))
+    part = Part(folder, _stem(names[0]), metadata, read_config(place, folder))
     contents.parts.append(part)
     contents.is_pickle |= names[0].endswith(PICKLE_SUFFIXES)
     contents.aliases.update({part.prefix + alias: part.prefix + kept for alias, kept in aliases.items()})
@@ -262,7 +262,8 @@ def _read_json(place: Place, name: str) -> Any:
         return None
 
 
-def _read_config(place: Place, folder: str) -> dict[str, Any]:
+def read_config(place: Place, folder: str) -> dict[str, Any]:
+    """The content of a folder's ``config.json``; empty where it has none that can be read."""
     if CONFIG not in place.names(folder):
         return {}
     found = _read_json(place, _inside(folder, CONFIG))

@@ -11,10 +11,11 @@ from typing import BinaryIO
 
 from stockpot import errors
 from stockpot.checkpoint import _hub
+from stockpot.checkpoint._dcp import metadata_folder, open_distributed
 from stockpot.checkpoint._files import FileIdentity, FilePool, View, identity, require_readable
-from stockpot.checkpoint._folder import PICKLE_SUFFIXES, Contents, read_files, read_folder
+from stockpot.checkpoint._folder import PICKLE_SUFFIXES, Contents, read_config, read_files, read_folder
 from stockpot.checkpoint._header import TensorInfo
-from stockpot.checkpoint._source import DEFAULT_STEM, Part
+from stockpot.checkpoint._source import DEFAULT_STEM, Part, Source
 
 
 @dataclass(frozen=True)
@@ -86,12 +87,13 @@ class Checkpoint:
             self.pool.close()
 
 
-def open_checkpoint(ref: str | Path) -> Checkpoint:
+def open_checkpoint(ref: str | Path) -> Source:
     """Open a folder, a ``.safetensors`` file, a pickled state dict, or a Hub id, by headers alone.
 
-    An existing path wins; otherwise ``name/name[@revision]`` is a Hub id. In a folder: an index, then
-    ``model.safetensors``, then a sole ``*.safetensors``, then the same with ``.bin``; otherwise an error lists what is
-    there. Raises CheckpointError and its kinds. Cost: the headers.
+    An existing path wins; otherwise ``name/name[@revision]`` is a Hub id. A folder is one of
+    ``torch.distributed.checkpoint``, or has weights of its own (an index, then ``model.safetensors``, then a sole
+    ``*.safetensors``, then the same with ``.bin``; otherwise an error lists what is there), or subfolders with weights
+    as diffusers and sentence-transformers write them. Raises CheckpointError and its kinds. Cost: the headers.
 
     >>> import tempfile, torch, safetensors.torch, stockpot
     >>> folder = tempfile.mkdtemp()
@@ -103,12 +105,19 @@ def open_checkpoint(ref: str | Path) -> Checkpoint:
     path = local_path(typed)
     if not _exists(path):
         path = _hub.fetch(typed) if isinstance(ref, str) else _hub.not_there(typed)
+    if path.is_dir() and (inner := metadata_folder(path)):
+        return open_distributed(typed, path, inner, read_config(_Disk(path), ""))
+    return open_local(typed, path)
+
+
+def open_local(ref: str, path: Path) -> Checkpoint:
+    """Open a folder of safetensors or pickled files, or one such file."""
     if path.is_dir():
-        return _checkpoint(typed, path, read_folder(_Disk(path)))
+        return _checkpoint(ref, path, read_folder(_Disk(path)))
     contents = Contents()
     read_files(_Disk(path.parent), contents, "", [path.name])
     contents.parts[0] = replace(contents.parts[0], stem=DEFAULT_STEM, config={})
-    return _checkpoint(typed, path, contents)
+    return _checkpoint(ref, path, contents)
 
 
 def _checkpoint(ref: str, root: Path, found: Contents) -> Checkpoint:

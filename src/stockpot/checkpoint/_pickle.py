@@ -14,12 +14,12 @@ import zipfile
 import zlib
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
-from typing import Any, BinaryIO
+from typing import Any, BinaryIO, TypeVar
 
 from stockpot import errors
 from stockpot.checkpoint import _dtypes
 from stockpot.checkpoint._header import RANK_CAP, TensorInfo, require_name
-from stockpot.checkpoint._pickle_machine import OPAQUE, Function, PickleError, run
+from stockpot.checkpoint._pickle_machine import OPAQUE, FindGlobal, Function, PickleError, run
 
 ARCHIVE_ERRORS = (zipfile.BadZipFile, NotImplementedError, OSError, RuntimeError, EOFError, ValueError, zlib.error)
 """What zipfile raises over bytes that nobody vouches for: its own error; a compression that it does not know; a seek to
@@ -32,6 +32,9 @@ PAIRS_CAP = 1_000_000
 """Items of maps that are written as lists of pairs, in all (one list can be named many times)."""
 WRAPPERS = ("state_dict", "model", "state_dict_ema", "model_state_dict")
 PREFIXES = ("module.", "_orig_mod.")
+_NO_MODEL = ("optim", "sched", "scaler", "loss", "rng")
+"""Words in the keys of what lies beside a model's weights."""
+Leaf = TypeVar("Leaf")
 
 _STORAGE_DTYPES = {
     "FloatStorage": "F32",
@@ -47,7 +50,7 @@ _STORAGE_DTYPES = {
     "ComplexFloatStorage": "C64",
     "UntypedStorage": "U8",
 }
-_OPAQUE = {
+OPAQUE_GLOBALS = {
     ("argparse", "Namespace"),
     ("numpy", "dtype"),
     ("numpy", "ndarray"),
@@ -87,16 +90,32 @@ class _Storage:
 
 
 @dataclass(frozen=True, slots=True)
-class _Tensor:
+class PickledTensor:
+    """A tensor of a pickle: a storage, and where in it the elements lie."""
+
     storage: _Storage
     dtype: str
     offset: int
     shape: tuple[int, ...]
     strides: tuple[int, ...]
 
+    @property
+    def is_dense(self) -> bool:
+        """Whether the elements lie row-major, one after the other."""
+        dense = _dense_strides(self.shape)
+        same = (n == 1 or got == want for n, got, want in zip(self.shape, self.strides, dense, strict=True))
+        return 0 in self.shape or all(same)
+
+    @property
+    def extent(self) -> int:
+        """Elements of the storage from the first to the last of the tensor's."""
+        if self.is_dense:
+            return _dtypes.count(self.shape)
+        return 1 + sum((n - 1) * step for n, step in zip(self.shape, self.strides, strict=True))
+
 
 @dataclass(frozen=True, slots=True)
-class _Dtype:
+class PickledDtype:
     code: str
 
 
@@ -106,13 +125,13 @@ def _naturals(values: object) -> tuple[int, ...]:
     return values
 
 
-def _rebuild_tensor(storage: object, offset: object, shape: object, strides: object, *_: object) -> _Tensor:
+def _rebuild_tensor(storage: object, offset: object, shape: object, strides: object, *_: object) -> PickledTensor:
     if not isinstance(storage, _Storage) or type(offset) is not int or offset < 0:
         raise ValueError("no storage")
     sizes, steps = _naturals(shape), _naturals(strides)
     if len(sizes) != len(steps):
         raise ValueError("shape and strides differ in length")
-    return _Tensor(storage, storage.dtype, storage.begin + offset, sizes, steps)
+    return PickledTensor(storage, storage.dtype, storage.begin + offset, sizes, steps)
 
 
 def _rebuild_tensor_v3(
@@ -124,11 +143,11 @@ def _rebuild_tensor_v3(
     hooks: object,
     dtype: object,
     *_: object,
-) -> _Tensor:
+) -> PickledTensor:
     plain = _rebuild_tensor(storage, offset, shape, strides)
-    if not isinstance(dtype, _Dtype):
+    if not isinstance(dtype, PickledDtype):
         raise ValueError("no dtype")
-    return _Tensor(plain.storage, dtype.code, plain.offset, plain.shape, plain.strides)
+    return PickledTensor(plain.storage, dtype.code, plain.offset, plain.shape, plain.strides)
 
 
 def _rebuild_parameter(data: object, *_: object) -> object:
@@ -161,17 +180,17 @@ def _is_key(value: object) -> bool:
 
 
 @dataclass
-class _Reader:
+class PickleReader:
     """What one file's pickles may name; remembers the dtype of each storage, which the older form needs."""
 
     path: str
     storages: dict[str, str] = field(default_factory=dict)
     pairs_left: int = PAIRS_CAP
 
-    def load(self, file: BinaryIO) -> Any:
-        """The next pickle."""
+    def load(self, file: BinaryIO, find_global: FindGlobal | None = None) -> Any:
+        """The next pickle; ``find_global``: instead of a state dict's globals."""
         try:
-            return run(file, self.find_global, self.persistent_load)
+            return run(file, find_global or self.find_global, self.persistent_load)
         except PickleError as error:
             raise errors.PickleFormatError(
                 f"the pickle cannot be read ({error})", file=self.path, remedy="copy or download it again"
@@ -185,10 +204,10 @@ class _Reader:
             rebuild = _REBUILDERS[name]
             return Function(lambda arguments: rebuild(*arguments))
         if module in ("torch", "torch.storage") and name in _STORAGE_DTYPES:
-            return _Dtype(_STORAGE_DTYPES[name])
+            return PickledDtype(_STORAGE_DTYPES[name])
         if module == "torch" and name in _dtypes.CODES:
-            return _Dtype(_dtypes.CODES[name])
-        if (module, name) in _OPAQUE:
+            return PickledDtype(_dtypes.CODES[name])
+        if (module, name) in OPAQUE_GLOBALS:
             return OPAQUE
         shown = f"{module}.{name}".encode("ascii", "backslashreplace").decode()[:200]
         raise errors.UnsafePickleError(
@@ -207,7 +226,7 @@ class _Reader:
 
     def persistent_load(self, pid: Any) -> _Storage:
         """A storage: ('storage', type, key, location, count[, view])."""
-        if not isinstance(pid, tuple) or len(pid) < 5 or pid[0] != "storage" or not isinstance(pid[1], _Dtype):
+        if not isinstance(pid, tuple) or len(pid) < 5 or pid[0] != "storage" or not isinstance(pid[1], PickledDtype):
             raise PickleError("an unknown persistent id")
         if not _is_key(pid[2]):
             raise PickleError("a storage without a name")
@@ -231,7 +250,7 @@ def read_state_dict(handle: BinaryIO, text: str, file: int = 0) -> StateDict:
     """Read a ``.bin/.pt/.pth/.ckpt`` file, which messages call ``text``. Cost: its pickle, not its weights."""
     magic = handle.read(4)
     handle.seek(0)
-    root, ranges = _open_zip(handle, text) if magic == b"PK\x03\x04" else _open_legacy(handle, text)
+    root, ranges = open_zip(handle, text) if magic == b"PK\x03\x04" else _open_legacy(handle, text)
     size = handle.seek(0, io.SEEK_END)
     for key, (begin, count) in ranges.items():
         if begin + count > size:
@@ -239,12 +258,12 @@ def read_state_dict(handle: BinaryIO, text: str, file: int = 0) -> StateDict:
                 "the file ends before its storages do", file=text, tensor=f"storage {key[:80]}",
                 expected=f"{begin + count} bytes", got=f"{size} bytes", remedy="copy or download it again",
             )  # fmt: skip
-    named, unwrapped = _unwrap(root, text)
+    named, unwrapped = unwrap(root, text, PickledTensor)
     infos, aliases = _tensors(named, ranges, file, text)
     return StateDict(infos, aliases, unwrapped)
 
 
-def _open_zip(handle: BinaryIO, path: str) -> tuple[Any, dict[str, tuple[int, int]]]:
+def open_zip(handle: BinaryIO, path: str) -> tuple[Any, dict[str, tuple[int, int]]]:
     try:
         with zipfile.ZipFile(handle) as archive:
             members = archive.infolist()
@@ -252,7 +271,7 @@ def _open_zip(handle: BinaryIO, path: str) -> tuple[Any, dict[str, tuple[int, in
             if len(pickles) != 1 or pickles[0].file_size > PICKLE_CAP:
                 raise errors.PickleFormatError("no state dict in this archive", file=path, expected="one data.pkl")
             prefix = pickles[0].filename[: -len("data.pkl")]
-            root = _Reader(path).load(io.BytesIO(archive.read(pickles[0])))
+            root = PickleReader(path).load(io.BytesIO(archive.read(pickles[0])))
             ranges = {}
             for member in members:
                 if member.filename.startswith(prefix + "data/"):
@@ -288,7 +307,7 @@ def _open_legacy(handle: BinaryIO, path: str) -> tuple[Any, dict[str, tuple[int,
     """Magic, protocol, system, object, storage keys (a pickle each), then per key its element count and its bytes."""
     end = handle.seek(0, io.SEEK_END)
     handle.seek(0)
-    reader = _Reader(path)
+    reader = PickleReader(path)
     if reader.load(handle) != LEGACY_MAGIC:
         raise errors.PickleFormatError("not a file of torch.save", file=path)
     reader.load(handle)
@@ -315,16 +334,16 @@ def _open_legacy(handle: BinaryIO, path: str) -> tuple[Any, dict[str, tuple[int,
     return root, ranges
 
 
-def _unwrap(root: Any, path: str) -> tuple[dict[str, _Tensor], tuple[str, ...]]:
-    """The flat name -> tensor map, after the common wrappers and prefixes; says which were taken off."""
+def unwrap(root: Any, path: str, leaf: type[Leaf]) -> tuple[dict[str, Leaf], tuple[str, ...]]:
+    """The flat name -> tensor map, after wrappers and prefixes; says which were taken off."""
     said: list[str] = []
-    while isinstance(root, dict):
-        wrapper = next((key for key in WRAPPERS if _holds_tensors(root.get(key))), None)
-        if wrapper is None or len(said) == 2:
+    while isinstance(root, dict) and len(said) < 2:
+        wrapper = _wrapper(root, leaf)
+        if wrapper is None:
             break
         root = root[wrapper]
         said.append(f"{wrapper!r} taken off")
-    found = {k: v for k, v in root.items() if isinstance(v, _Tensor)} if isinstance(root, dict) else {}
+    found = {k: v for k, v in root.items() if isinstance(v, leaf)} if isinstance(root, dict) else {}
     if not found or not all(isinstance(name, str) for name in found):
         raise errors.PickleFormatError(
             "no state dict in this file",
@@ -332,7 +351,7 @@ def _unwrap(root: Any, path: str) -> tuple[dict[str, _Tensor], tuple[str, ...]]:
             expected=f"a map of names to tensors, or one under {', '.join(WRAPPERS)}",
             got=type(root).__name__,
         )
-    beside = [str(key)[:80] for key in root if _holds_tensors(root[key])]
+    beside = [str(key)[:80] for key in root if _holds(root[key], leaf)]
     said += [f"{key!r}, a map of tensors beside the others, left out" for key in beside]
     for prefix in _prefixes(found):
         found = {name[len(prefix) :]: value for name, value in found.items()}
@@ -340,13 +359,23 @@ def _unwrap(root: Any, path: str) -> tuple[dict[str, _Tensor], tuple[str, ...]]:
     return found, tuple(said)
 
 
-def _holds_tensors(value: object) -> bool:
+def _wrapper(root: Mapping[Any, Any], leaf: type[Leaf]) -> str | None:
+    """The key under which the weights lie: a usual one, else the only one of a model's weights where no tensor is."""
+    known = next((key for key in WRAPPERS if _holds(root.get(key), leaf)), None)
+    if known is not None or any(isinstance(value, leaf) for value in root.values()):
+        return known
+    holding = [key for key, value in root.items() if isinstance(key, str) and _holds(value, leaf)]
+    models = [key for key in holding if not any(word in key.lower() for word in _NO_MODEL)]
+    return models[0] if len(models) == 1 else None
+
+
+def _holds(value: object, leaf: type[Leaf]) -> bool:
     """Whether it is a map with tensors in it, or in a map in it (a wrapper in a wrapper)."""
     if not isinstance(value, dict):
         return False
     inner = list(value.values())
     inner += [one for part in inner if isinstance(part, dict) for one in part.values()]
-    return any(isinstance(one, _Tensor) for one in inner)
+    return any(isinstance(one, leaf) for one in inner)
 
 
 def _prefixes(names: Mapping[str, object]) -> Iterator[str]:
@@ -365,15 +394,8 @@ def _dense_strides(shape: tuple[int, ...]) -> tuple[int, ...]:
     return tuple(reversed(strides))
 
 
-def _is_dense(shape: tuple[int, ...], strides: tuple[int, ...]) -> bool:
-    if 0 in shape:
-        return True
-    dense = _dense_strides(shape)
-    return all(size == 1 or got == want for size, got, want in zip(shape, strides, dense, strict=True))
-
-
 def _tensors(
-    named: Mapping[str, _Tensor], ranges: Mapping[str, tuple[int, int]], file: int, path: str
+    named: Mapping[str, PickledTensor], ranges: Mapping[str, tuple[int, int]], file: int, path: str
 ) -> tuple[tuple[TensorInfo, ...], dict[str, str]]:
     """Byte ranges of the tensors, in file order, and the aliases: later name -> first name of the same bytes."""
     first: dict[tuple[object, ...], str] = {}
@@ -390,7 +412,7 @@ def _tensors(
     return tuple(sorted(infos, key=lambda info: info.offset)), aliases
 
 
-def _info(name: str, tensor: _Tensor, ranges: Mapping[str, tuple[int, int]], file: int, path: str) -> TensorInfo:
+def _info(name: str, tensor: PickledTensor, ranges: Mapping[str, tuple[int, int]], file: int, path: str) -> TensorInfo:
     item = _dtypes.itemsize(tensor.dtype)
     elements = _dtypes.count(tensor.shape)
     if _dtypes.count([size for size in tensor.shape if size]) > _dtypes.MAX_ELEMENTS or len(tensor.shape) > RANK_CAP:
@@ -400,10 +422,7 @@ def _info(name: str, tensor: _Tensor, ranges: Mapping[str, tuple[int, int]], fil
     if tensor.storage.key not in ranges:
         raise errors.PickleFormatError("a storage is missing", tensor=name, file=path)
     begin, size = ranges[tensor.storage.key]
-    dense = _is_dense(tensor.shape, tensor.strides)
-    extent = (
-        elements if dense else 1 + sum((n - 1) * step for n, step in zip(tensor.shape, tensor.strides, strict=True))
-    )
+    extent = tensor.extent
     if (tensor.offset + extent) * item > size:
         raise errors.OffsetError(
             "the tensor lies outside its storage", tensor=name, file=path,
@@ -416,5 +435,5 @@ def _info(name: str, tensor: _Tensor, ranges: Mapping[str, tuple[int, int]], fil
         file,
         begin + tensor.offset * item,
         extent * item,
-        None if dense else tensor.strides,
+        None if tensor.is_dense else tensor.strides,
     )

@@ -3,7 +3,8 @@
 ``pickle.Unpickler`` with a restricted ``find_class`` still hashes keys, fills memos and sets attributes as the file
 says, and asks a process-wide registry for extensions. This machine knows only what a state dict needs: plain values,
 tuples, lists and maps, and a short list of globals, each of which stands for something of ours that does nothing.
-Keys that are not plain are dropped with their values, and an object's state is not applied.
+Keys that are neither plain nor such objects are dropped with their values; of an object's state only what a ``Record``
+keeps is looked at.
 """
 
 from __future__ import annotations
@@ -33,6 +34,16 @@ class Function:
     """A global that may be called: ``call`` is ours."""
 
     call: Call
+
+
+class Record:
+    """An object of which we keep the attributes (or whole ``state``) that the file states; equal to itself alone."""
+
+    __slots__ = ("fields", "kind")
+
+    def __init__(self, kind: str) -> None:
+        self.kind = kind
+        self.fields: dict[str, Any] = {}
 
 
 class Opaque:
@@ -120,7 +131,7 @@ class _Machine:
         if not isinstance(mapping, dict) or len(items) % 2:
             raise PickleError("items for what is no map")
         for key, value in zip(items[::2], items[1::2], strict=True):
-            if isinstance(key, _PLAIN):
+            if isinstance(key, (*_PLAIN, Record)):
                 mapping[key] = value
 
     def do_mark(self, _: Any) -> None:
@@ -229,8 +240,11 @@ class _Machine:
         self.do_reduce(None)
 
     def do_build(self, _: Any) -> None:
-        self.pop()
-        if not isinstance(self.top(), Opaque | dict):
+        state, target = self.pop(), self.top()
+        if isinstance(target, Record):
+            stated = state if isinstance(state, dict) else {"state": state}
+            target.fields.update({key: value for key, value in stated.items() if isinstance(key, str)})
+        elif not isinstance(target, Opaque | dict):
             raise PickleError("a state for what has none")
 
     def do_binpersid(self, _: Any) -> None:

@@ -84,9 +84,9 @@ def _is_ours(out: Path) -> bool:
     if out.suffix == ".pt":
         return read_provenance(out) is not None
     try:
-        from stockpot.checkpoint._open import open_checkpoint
+        from stockpot.checkpoint._open import open_local
 
-        return "stockpot" in open_checkpoint(out).metadata
+        return "stockpot" in open_local(str(out), out).metadata
     except errors.StockpotError:
         return False
 

@@ -7,6 +7,7 @@ from typing import Annotated, Any
 
 import typer
 
+from stockpot import errors
 from stockpot.cli import _output, _signals
 from stockpot.cli._options import Json, Quiet, Verbose
 
@@ -18,6 +19,9 @@ def merge(
     out: Annotated[Path, typer.Option("--out", help="Folder to write, or one .safetensors or .pt file.")],
     method: Annotated[str | None, typer.Option("--method", help="Method, see: stockpot methods.")] = None,
     base: Annotated[str | None, typer.Option("--base", help="The checkpoint that all were fine-tuned from.")] = None,
+    last: Annotated[
+        int | None, typer.Option("--last", metavar="K", help="Each of FT1 .. is a run: take its last K checkpoints.")
+    ] = None,
     settings: Annotated[
         list[str] | None, typer.Option("--set", metavar="KEY=VALUE", help="A parameter of the method (YAML value).")
     ] = None,
@@ -67,10 +71,15 @@ def merge(
     """
     with _signals.loading():
         from stockpot import _api
+        from stockpot.checkpoint import last_checkpoints
         from stockpot.cli._recipe import recipe_from_arguments
         from stockpot.engine import check_output, write
         from stockpot.report import merge_summary, plan_table
 
+    if last is not None:
+        if method is None:
+            raise errors.UsageError("--last does not go with a recipe", remedy="give --method, and the runs")
+        models = [one for run in models for one in last_checkpoints(run, last)]
     changes: dict[str, Any] = {
         "granularity": granularity,
         "dtype": dtype,

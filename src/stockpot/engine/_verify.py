@@ -19,7 +19,7 @@ from stockpot.checkpoint import (
     is_sealed_header,
     is_weight_file,
     local_path,
-    open_checkpoint,
+    open_local,
     read_provenance,
 )
 from stockpot.engine._execute import Run, execute
@@ -112,9 +112,9 @@ class _Record(BaseModel):
 def _open(path: Path) -> tuple[_Record, Checkpoint]:
     if path.is_dir():
         text = _stated_by_folder(path)
-        checkpoint = open_checkpoint(path)
+        checkpoint = open_local(str(path), path)
     else:
-        checkpoint = open_checkpoint(path)
+        checkpoint = open_local(str(path), path)
         text = _stated_by_file(path, checkpoint)
     try:
         return _Record.model_validate_json(text), checkpoint
