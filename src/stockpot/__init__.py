@@ -12,8 +12,8 @@ from stockpot._later import later
 from stockpot._version import __version__
 
 if TYPE_CHECKING:
-    from stockpot._api import geometry, merge, merge_state_dicts, plan
-    from stockpot.checkpoint import last_checkpoints, open_checkpoint
+    from stockpot._api import geometry, merge, merge_state_dicts, open_checkpoint, plan
+    from stockpot.checkpoint import last_checkpoints
     from stockpot.engine import Geometry, MergeResult, Plan, verify
     from stockpot.recipe import Recipe
 
@@ -41,7 +41,7 @@ _LATER = {
     "last_checkpoints": "checkpoint",
     "merge": "_api",
     "merge_state_dicts": "_api",
-    "open_checkpoint": "checkpoint",
+    "open_checkpoint": "_api",
     "plan": "_api",
     "verify": "engine",
 }

@@ -7,12 +7,31 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from stockpot import engine, errors
+from stockpot.adapters import open_source
+from stockpot.checkpoint import Source
 from stockpot.recipe import Mismatch, Missing, Recipe, Ref, build_recipe, parse_size
 
 if TYPE_CHECKING:
     from torch import Tensor
 
 DEFAULT_MEMORY = "192MiB"
+
+
+def open_checkpoint(ref: Ref) -> Source:
+    """Open a checkpoint by its headers alone: named tensors that can be read by range.
+
+    ``ref``: a folder (of the Hugging Face layout, sharded or not; of ``torch.distributed.checkpoint``; of diffusers or
+    sentence-transformers), a ``.safetensors`` file, a pickled state dict, a Hub id ``name/name[@revision]``, or two of
+    these joined by ``+``: a base and a LoRA adapter on it. An existing path wins. Returns a source: ``tensors`` maps
+    names to places, ``read_into`` fills memory with a tensor's range. Raises CheckpointError kinds. Cost: the headers.
+
+    >>> import tempfile, torch, safetensors.torch, stockpot
+    >>> folder = tempfile.mkdtemp()
+    >>> safetensors.torch.save_file({"w": torch.zeros(2, 3)}, folder + "/model.safetensors")
+    >>> stockpot.open_checkpoint(folder).tensors["w"].shape
+    (2, 3)
+    """
+    return open_source(ref)
 
 
 def plan(

@@ -17,6 +17,7 @@ too, so that a program can act on them, and ``kind`` is a stable name for each c
     │   │   ├── ShardIndexError         a shard index that lies
     │   │   ├── UnsafePickleError       a pickle that asks for code
     │   │   ├── PickleFormatError       a pickle that is no state dict
+    │   │   ├── AdapterError            an adapter that is not understood, or does not fit its base
     │   │   └── HeaderError             a safetensors file whose header lies
     │   │       ├── TruncatedFileError, HeaderLengthError, HeaderSyntaxError, DuplicateNameError,
     │   │       └── UnknownDtypeError, BadShapeError, OffsetError, OverlapError, HoleError
@@ -196,6 +197,12 @@ class PickleFormatError(CheckpointError):
     """A pickle that holds no state dict, or is damaged."""
 
     kind = "pickle_format"
+
+
+class AdapterError(CheckpointError):
+    """An adapter that is not understood, or does not fit its base."""
+
+    kind = "adapter"
 
 
 class HeaderError(CheckpointError):

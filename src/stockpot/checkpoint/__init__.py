@@ -23,14 +23,17 @@ from stockpot.checkpoint._layout import (
     seal_header,
     weight_metadata,
 )
-from stockpot.checkpoint._open import Checkpoint, is_weight_file, local_path, open_checkpoint, open_local
+from stockpot.checkpoint._open import Checkpoint, is_local, is_weight_file, local_path, open_checkpoint, open_local
 from stockpot.checkpoint._pickle_writer import damaged_member, read_provenance
 from stockpot.checkpoint._runs import last_checkpoints
-from stockpot.checkpoint._source import Part, Source, part_of
+from stockpot.checkpoint._source import Part, Source, part_of, read_dense
 from stockpot.checkpoint._staging import Staging, partial_of, repair, require_free, require_outside
+from stockpot.checkpoint._ties import EMBEDDINGS, HEADS
 
 __all__ = [
     "CONFIG",
+    "EMBEDDINGS",
+    "HEADS",
     "MANIFESTS",
     "MERGEABLE",
     "TORCH_NAMES",
@@ -48,6 +51,7 @@ __all__ = [
     "count",
     "damaged_member",
     "header_bytes",
+    "is_local",
     "is_mergeable",
     "is_sealed_header",
     "is_weight_file",
@@ -61,6 +65,7 @@ __all__ = [
     "part_of",
     "partial_of",
     "plan_layout",
+    "read_dense",
     "read_provenance",
     "repair",
     "require_free",

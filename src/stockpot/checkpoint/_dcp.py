@@ -167,6 +167,11 @@ class DistributedCheckpoint:
             for chunk in self.places[info.name].chunks:
                 self.pool.drop_view(chunk.file, chunk.offset, chunk.length)
 
+    @property
+    def working_bytes(self) -> int:
+        """Bytes are read where they are."""
+        return 0
+
     def close(self) -> None:
         """Close its files."""
         if "pool" in self.__dict__:

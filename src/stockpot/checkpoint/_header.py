@@ -45,6 +45,13 @@ class TensorInfo:
     offset: int
     nbytes: int
     strides: tuple[int, ...] | None = None
+    nominal: str | None = None
+    """The dtype that counts where values are computed and given wider than anybody stored them."""
+
+    @property
+    def output_dtype(self) -> str:
+        """The dtype in which an output would store it."""
+        return self.nominal or self.dtype
 
     @property
     def size_bytes(self) -> int:

@@ -81,6 +81,11 @@ class Checkpoint:
         for file, (start, stop) in ranges.items():
             self.pool.drop_view(file, start, stop - start)
 
+    @property
+    def working_bytes(self) -> int:
+        """Bytes are read where they are."""
+        return 0
+
     def close(self) -> None:
         """Close its files."""
         if "pool" in self.__dict__:
@@ -94,12 +99,6 @@ def open_checkpoint(ref: str | Path) -> Source:
     ``torch.distributed.checkpoint``, or has weights of its own (an index, then ``model.safetensors``, then a sole
     ``*.safetensors``, then the same with ``.bin``; otherwise an error lists what is there), or subfolders with weights
     as diffusers and sentence-transformers write them. Raises CheckpointError and its kinds. Cost: the headers.
-
-    >>> import tempfile, torch, safetensors.torch, stockpot
-    >>> folder = tempfile.mkdtemp()
-    >>> safetensors.torch.save_file({"w": torch.zeros(2, 3)}, folder + "/model.safetensors")
-    >>> stockpot.open_checkpoint(folder).tensors["w"].shape
-    (2, 3)
     """
     typed = str(ref)
     path = local_path(typed)
@@ -169,6 +168,11 @@ class _Disk:
                 got=repr(name),
                 remedy="copy or download the missing shard",
             )
+
+
+def is_local(ref: str | Path) -> bool:
+    """Whether a reference is a path of something that is there."""
+    return _exists(local_path(ref))
 
 
 def local_path(ref: str | Path) -> Path:

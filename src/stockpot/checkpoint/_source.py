@@ -7,6 +7,10 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Protocol
 
+import numpy as np
+from numpy.typing import NDArray
+
+from stockpot.checkpoint import _dtypes
 from stockpot.checkpoint._files import FileIdentity, View
 from stockpot.checkpoint._header import TensorInfo
 
@@ -85,5 +89,21 @@ class Source(Protocol):
     def close(self) -> None:
         """Close what is open; it is opened again where it is needed."""
 
+    @property
+    def working_bytes(self) -> int:
+        """Memory that reading from it takes beside the reader's own."""
+
     def drop_views(self, infos: Sequence[TensorInfo]) -> None:
         """What was viewed of these tensors is not needed for now, and need not stay in this process's memory."""
+
+
+def read_dense(source: Source, info: TensorInfo) -> NDArray[np.uint8]:
+    """All bytes of a tensor, row-major whatever its strides."""
+    window = np.empty(info.nbytes, dtype=np.uint8)
+    source.read_into(info, 0, window.data)
+    if info.strides is None:
+        return window
+    item = _dtypes.itemsize(info.dtype)
+    steps = [stride * item for stride in info.strides]
+    shown = np.lib.stride_tricks.as_strided(window.view(f"V{item}"), info.shape, steps, writeable=False)
+    return np.ascontiguousarray(shown).reshape(-1).view(np.uint8)

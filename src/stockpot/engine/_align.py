@@ -243,7 +243,7 @@ def _copied(name: str, inputs: Inputs, views: Sequence[View], template: int, dec
     number = next(number for number in order if name in views[number])
     info = views[number][name]
     decisions.append(Decision(name, "selection", "copied"))
-    return Slot(name, info.shape, info.dtype, "mix", ((number, info),), (1.0,), checked=False)
+    return Slot(name, info.shape, info.output_dtype, "mix", ((number, info),), (1.0,), checked=False)
 
 
 def _aligned(
@@ -275,7 +275,7 @@ def _aligned(
         if policy == "error":
             raise
         return _taken(job, inputs, name, infos, "mismatch", policy, decisions)
-    dtype = job.dtype or _agreed([infos[number].dtype for number in inputs.models])
+    dtype = job.dtype or _agreed([infos[number].output_dtype for number in inputs.models])
     return Slot(name, first.shape, dtype, "merge", tuple((number, infos[number]) for number in needed))
 
 
@@ -284,7 +284,7 @@ def _agreed(dtypes: Sequence[str]) -> str:
 
 
 def _mean(job: Job, name: str, sources: Sequence[tuple[int, TensorInfo]]) -> Slot:
-    dtype = job.dtype or _agreed([info.dtype for _, info in sources])
+    dtype = job.dtype or _agreed([info.output_dtype for _, info in sources])
     weights = (1.0 / len(sources),) * len(sources)
     return Slot(name, sources[0][1].shape, dtype, "mix", tuple(sources), weights)
 
@@ -334,7 +334,7 @@ def _taken(
     number = 0 if who == "base" else next(n for n in inputs.models if n in infos)
     info = infos[number]
     decisions.append(Decision(name, policy, who))
-    dtype = job.dtype if job.dtype and is_mergeable(info.dtype) else info.dtype
+    dtype = job.dtype if job.dtype and is_mergeable(info.dtype) else info.output_dtype
     return Slot(name, info.shape, dtype, "mix", ((number, info),), (1.0,))
 
 
@@ -420,17 +420,18 @@ def _dtype_notes(job: Job, inputs: Inputs, slots: Sequence[Slot]) -> list[str]:
         )
     narrow = [slot for slot in slots if slot.action == "merge" and job.anchored and _is_narrower(slot, inputs)]
     if narrow:
+        stored = narrow[0].sources[0][1].output_dtype
         notes.append(
-            f"the base is stored narrower than the models ({narrow[0].sources[0][1].dtype}, {len(narrow)} tensors): "
+            f"the base is stored narrower than the models ({stored}, {len(narrow)} tensors): "
             "its rounding is common to all task vectors and raises their cosines"
         )
     return notes
 
 
 def _dtypes(slot: Slot, inputs: Inputs) -> Iterator[str]:
-    return (info.dtype for number, info in slot.sources if number in inputs.models)
+    return (info.output_dtype for number, info in slot.sources if number in inputs.models)
 
 
 def _is_narrower(slot: Slot, inputs: Inputs) -> bool:
-    base = slot.sources[0][1].dtype
+    base = slot.sources[0][1].output_dtype
     return itemsize(base) < min(itemsize(dtype) for dtype in _dtypes(slot, inputs))

@@ -34,6 +34,7 @@ class MemorySource:
         self.notes: tuple[str, ...] = ()
         self.folder: Path | None = None
         self.is_pickle = False
+        self.working_bytes = 0
         self.aliases: dict[str, str] = {}
         self.tensors: dict[str, TensorInfo] = {}
         self._data: dict[str, Tensor] = {}

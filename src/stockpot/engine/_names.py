@@ -5,24 +5,15 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping, Sequence
 
 from stockpot import errors
-from stockpot.checkpoint import Source, TensorInfo
+from stockpot.checkpoint import EMBEDDINGS, HEADS, Source, TensorInfo
 
 ALIGNED_SHARE = 0.9
-_HEADS = ("lm_head.weight", "embed_out.weight", "output.weight", "cls.predictions.decoder.weight", "decoder.weight")
-_EMBEDDINGS = (
-    "embed_tokens.weight",
-    "wte.weight",
-    "word_embeddings.weight",
-    "shared.weight",
-    "tok_embeddings.weight",
-    "embed_in.weight",
-)
 
 
 def tied_head(view: Mapping[str, TensorInfo], known: set[str], prefix: str) -> tuple[str, str] | None:
     """(head, embedding) where this model lacks a head that others have and its embedding has that role by name."""
-    heads = [name for name in known if name.startswith(prefix) and name.endswith(_HEADS) and name not in view]
-    embeddings = [name for name in view if name.startswith(prefix) and name.endswith(_EMBEDDINGS)]
+    heads = [name for name in known if name.startswith(prefix) and name.endswith(HEADS) and name not in view]
+    embeddings = [name for name in view if name.startswith(prefix) and name.endswith(EMBEDDINGS)]
     return (heads[0], embeddings[0]) if len(heads) == 1 and len(embeddings) == 1 else None
 
 

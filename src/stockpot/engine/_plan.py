@@ -12,7 +12,8 @@ import xxhash
 
 from stockpot import errors
 from stockpot._version import __version__
-from stockpot.checkpoint import Layout, Source, nbytes, open_checkpoint, plan_layout
+from stockpot.adapters import open_source
+from stockpot.checkpoint import Layout, Source, nbytes, plan_layout
 from stockpot.engine._align import Alignment, Inputs, Slot, align
 from stockpot.engine._budget import ALIGNMENT, Budget, fit
 from stockpot.engine._job import Job
@@ -82,9 +83,12 @@ class Plan:
 
     @property
     def _gathered_bytes(self) -> int:
-        """Strided tensors of pickles are gathered whole: window and result, of two tensors that follow one another."""
+        """Strided tensors of pickles are gathered whole: window and result, of two tensors that follow one another.
+
+        Factors of adapters are kept in memory.
+        """
         sizes = [sum(i.nbytes + i.size_bytes for _, i in slot.sources if i.strides is not None) for slot in self.slots]
-        return 2 * max(sizes, default=0)
+        return 2 * max(sizes, default=0) + sum(source.working_bytes for source in self.inputs.checkpoints)
 
     @property
     def key(self) -> str:
@@ -149,7 +153,7 @@ def open_inputs(job: Job, opened: Mapping[str, Source] | None = None) -> Inputs:
     """Open every checkpoint of a job by its headers; those that are ``opened`` already are taken."""
     refs = [*([job.base] if job.base is not None else []), *job.models]
     known = opened or {}
-    return Inputs(tuple(known.get(ref) or open_checkpoint(ref) for ref in refs), job.base is not None)
+    return Inputs(tuple(known.get(ref) or open_source(ref) for ref in refs), job.base is not None)
 
 
 def make_plan(

@@ -8,7 +8,7 @@ import json
 import numpy as np
 
 from stockpot import errors
-from stockpot.checkpoint import Source, local_path, open_checkpoint
+from stockpot.checkpoint import Source, local_path, open_local
 from stockpot.engine._plan import Plan
 from stockpot.engine._provenance import PROVENANCE, RUN, SUMS, identities
 from stockpot.engine._sinks import GEOMETRY
@@ -39,7 +39,7 @@ def stored_grams(out: str, plan: Plan) -> tuple[dict[str, Array], str]:
         return {}, f"it was measured by {granularity}"
     if hashlib.sha256((folder / GEOMETRY).read_bytes()).hexdigest() != sums.get(GEOMETRY):
         return {}, "its inner products are not those that were written"
-    source = open_checkpoint(folder / GEOMETRY)
+    source = open_local(GEOMETRY, folder / GEOMETRY)
     missing = [group.name for group in plan.groups if group.name not in source.tensors]
     if missing:
         return {}, f"it does not hold {missing[0]}"

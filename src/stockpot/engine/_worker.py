@@ -7,7 +7,7 @@ from collections.abc import Iterator
 import numpy as np
 
 from stockpot import errors
-from stockpot.checkpoint import TORCH_NAMES, TensorInfo, View, count, is_mergeable, itemsize, nbytes
+from stockpot.checkpoint import TORCH_NAMES, TensorInfo, View, count, is_mergeable, itemsize, nbytes, read_dense
 from stockpot.engine._align import Slot, source_path
 from stockpot.engine._budget import ALIGNMENT, STAGE_BYTES, row_elements
 from stockpot.engine._device import device_of
@@ -132,13 +132,7 @@ class Worker:
         with self.run.gathering:
             dense = self.run.gathered.get((number, info.name))
             if dense is None:
-                assert info.strides is not None
-                window = np.empty(info.nbytes, dtype=np.uint8)
-                self.plan.inputs.checkpoints[number].read_into(info, 0, window.data)
-                item = itemsize(info.dtype)
-                steps = [stride * item for stride in info.strides]
-                shown = np.lib.stride_tricks.as_strided(window.view(f"V{item}"), info.shape, steps, writeable=False)
-                dense = np.ascontiguousarray(shown).reshape(-1).view(np.uint8)
+                dense = read_dense(self.plan.inputs.checkpoints[number], info)
                 self.run.gathered[(number, info.name)] = dense
             if last:
                 self.run.gathered.pop((number, info.name))

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from stockpot.kernels._constants import BLOCK, CHUNK, DTYPES, ITEMSIZE, LARGEST
+from stockpot.kernels._low_rank import add_low_rank
 from stockpot.kernels._many import DTYPES_OF_MANY, Many, gram_many, mix_many
 from stockpot.kernels._native import LostPagesError, catching_lost_pages
 from stockpot.kernels._rows import (
@@ -29,6 +30,7 @@ __all__ = [
     "NonFiniteInputError",
     "OverflowedError",
     "Row",
+    "add_low_rank",
     "catching_lost_pages",
     "cut",
     "first_nonfinite",

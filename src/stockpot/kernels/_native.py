@@ -61,6 +61,10 @@ def library() -> ctypes.CDLL | None:
         _INT, _POINTER, _POINTER, _LONG, _LONG, _POINTER, _POINTER, _POINTER, _POINTER, _POINTER, _INT
     )  # fmt: skip
     found.stockpot_mix_many.restype = _LONG
+    found.stockpot_add_low_rank.argtypes = (
+        _POINTER, _LONG, _LONG, _LONG, _LONG, _POINTER, _POINTER, ctypes.c_double
+    )  # fmt: skip
+    found.stockpot_add_low_rank.restype = None
     found.stockpot_copy.argtypes, found.stockpot_copy.restype = (_POINTER, _POINTER, _LONG), _INT
     found.stockpot_catch_lost_pages.argtypes, found.stockpot_catch_lost_pages.restype = (_INT,), None
     return found
@@ -230,3 +234,13 @@ def copied(row: Row) -> NDArray[np.uint8]:
     out = np.empty(_in_memory(row).size, dtype=np.uint8)
     _require(_loaded().stockpot_copy(out.ctypes.data, _address(row), out.size))
     return out
+
+
+def add_low_rank(
+    out: NDArray[np.float64], start: int, left: NDArray[np.float64], right: NDArray[np.float64], scale: float
+) -> None:
+    """out[i] += scale * (left right)[start + i]."""
+    _loaded().stockpot_add_low_rank(
+        out.ctypes.data, start, start + out.size, right.shape[1], left.shape[1], left.ctypes.data, right.ctypes.data,
+        scale,
+    )  # fmt: skip

@@ -8,7 +8,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from stockpot import engine, errors
-from stockpot.checkpoint import Source, open_checkpoint
+from stockpot.adapters import open_source
+from stockpot.checkpoint import Source
 from stockpot.measure import Array
 from stockpot.recipe import Mismatch, Missing, Recipe, build_recipe
 
@@ -149,7 +150,7 @@ def _opened(model: Model, name: str, sources: dict[str, Source]) -> str:
             remedy="of a module, its state_dict()",
         )
     if str(model) not in sources:
-        sources[str(model)] = open_checkpoint(model)
+        sources[str(model)] = open_source(model)
     return str(model)
 
 

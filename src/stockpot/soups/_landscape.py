@@ -8,7 +8,7 @@ from dataclasses import dataclass, field, replace
 import numpy as np
 
 from stockpot import errors
-from stockpot.checkpoint import open_checkpoint
+from stockpot.adapters import open_source
 from stockpot.engine import Geometry
 from stockpot.evaluate import Selection
 from stockpot.measure import Array, Plane, plane_through
@@ -172,7 +172,7 @@ def _with_centre(ingredients: Ingredients, centre: str | None) -> Ingredients:
     if centre in ingredients.sources:
         raise errors.UsageError("the centre is also listed as a model", file=centre, remedy="leave it out of the list")
     sources = dict(ingredients.sources)
-    sources[centre] = open_checkpoint(centre)
+    sources[centre] = open_source(centre)
     return replace(ingredients, sources=sources)
 
 

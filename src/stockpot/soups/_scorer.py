@@ -12,7 +12,7 @@ from functools import partial
 from pathlib import Path
 
 from stockpot import engine, errors
-from stockpot.checkpoint import Source
+from stockpot.checkpoint import Checkpoint, Source
 from stockpot.evaluate import Evaluator, ResultCache, Scores, content_key
 from stockpot.recipe import Recipe
 
@@ -117,8 +117,8 @@ class Scorer:
         if len(job.models) == 1 and not job.anchored and job.dtype is None and not job.recipe.policies.rename:
             (number,) = plan.inputs.models
             source = plan.inputs.checkpoints[number]
-            if source.files:
-                return self.evaluator.evaluate(source.folder or Path(source.files[0].path))
+            if isinstance(source, Checkpoint):  # not one that is put together while it is read
+                return self.evaluator.evaluate(source.root)
         folder = Path(tempfile.mkdtemp(prefix="stockpot-"))
         try:
             template = plan.template

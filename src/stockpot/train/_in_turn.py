@@ -9,7 +9,8 @@ from typing import Any, Protocol
 from torch import Tensor, nn, optim
 
 from stockpot import engine, errors
-from stockpot.checkpoint import Source, open_checkpoint
+from stockpot.adapters import open_source
+from stockpot.checkpoint import Source
 from stockpot.engine import MemorySource
 from stockpot.train._merging import Merge, Merger, Options
 from stockpot.train._optimizers import AfterMerge, State, after_merge
@@ -76,7 +77,7 @@ class InTurn:
         """Settle the anchor, and refuse now what a merge would refuse for names, shapes or options."""
         weights = self.weights()
         if isinstance(anchor, (str, Path)):
-            self._merger = Merger(open_checkpoint(anchor), options)
+            self._merger = Merger(open_source(anchor), options)
         else:
             given = weights if anchor is None else anchor
             self._keep_anchor({name: tensor for name, tensor in given.items() if name in weights}, options)
@@ -177,7 +178,7 @@ class InTurn:
     def _source(self, number: int) -> Source:
         if self._folder is None:
             return MemorySource(self._parked[number], f"replica {number}")
-        return open_checkpoint(self._path(number))
+        return open_source(self._path(number))
 
     def _parked_weights(self, number: int) -> Weights:
         if self._folder is None:

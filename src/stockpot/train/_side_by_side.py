@@ -15,7 +15,8 @@ import torch.distributed as dist
 from torch import Tensor, nn, optim
 
 from stockpot import engine, errors
-from stockpot.checkpoint import Source, open_checkpoint
+from stockpot.adapters import open_source
+from stockpot.checkpoint import Source
 from stockpot.engine import MemorySource
 from stockpot.measure import group_of
 from stockpot.recipe import parse_size
@@ -187,7 +188,7 @@ class SideBySide:
         found: Weights = {}
         source: Source | None = None
         if isinstance(anchor, (str, Path)):
-            source = open_checkpoint(anchor)
+            source = open_source(anchor)
         elif anchor is not None:
             source = MemorySource({name: tensor for name, tensor in anchor.items() if name in own}, "anchor")
         for name, part in own.items():

@@ -322,3 +322,43 @@ int32_t stockpot_copy(void *to, const void *from, int64_t bytes) {
     END;
     return 0;
 }
+
+#if defined(__x86_64__) && defined(__gnu_linux__) && defined(__GNUC__) && !defined(__clang__)
+#define FOR_EVERY_CPU __attribute__((target_clones("avx512f", "avx2", "default")))
+#else
+#define FOR_EVERY_CPU
+#endif
+/* Columns whose sums are kept at once. */
+enum { COLUMNS = 64 };
+
+/* out[i] += scale * (left right)[start + i], row-major with `columns` columns; left[rows][rank], right[rank][columns].
+ * Each element's sum over the rank runs from the first to the last, whatever is asked for beside it. */
+FOR_EVERY_CPU
+void stockpot_add_low_rank(double *out, int64_t start, int64_t stop, int64_t columns, int64_t rank, const double *left,
+                           const double *right, double scale) {
+    int64_t first = start / columns, last = (stop - 1) / columns;
+    for (int64_t block = 0; block < columns; block += COLUMNS) {
+        for (int64_t row = first; row <= last; row++) {
+            int64_t begin = block, end = least(block + COLUMNS, columns);
+            if (row == first && begin < start - first * columns) begin = start - first * columns;
+            if (row == last && end > stop - last * columns) end = stop - last * columns;
+            if (begin >= end) continue;
+            double sums[COLUMNS] = {0};
+            double *to = out + row * columns + begin - start;
+            int64_t size = end - begin;
+            if (size == COLUMNS)
+                for (int64_t k = 0; k < rank; k++) {
+                    double a = left[row * rank + k];
+                    const double *b = right + k * columns + begin;
+                    for (int j = 0; j < COLUMNS; j++) sums[j] += a * b[j];
+                }
+            else
+                for (int64_t k = 0; k < rank; k++) {
+                    double a = left[row * rank + k];
+                    const double *b = right + k * columns + begin;
+                    for (int64_t j = 0; j < size; j++) sums[j] += a * b[j];
+                }
+            for (int64_t j = 0; j < size; j++) to[j] += scale * sums[j];
+        }
+    }
+}

@@ -1,0 +1,267 @@
+"""``BASE+ADAPTER``: a source whose tensors are the base's with the adapter applied, computed as they are read.
+
+A changed weight is W + s B A in float64 (each element a sum over the rank, in order), and is given as float64: the one
+rounding is that of whoever writes it. Nothing is written in between, and no weight is ever whole in memory.
+"""
+
+from __future__ import annotations
+
+import threading
+from collections import OrderedDict
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+
+import numpy as np
+
+from stockpot import errors
+from stockpot.adapters._peft import Adapter, LowRank
+from stockpot.adapters._values import values_of, widened
+from stockpot.checkpoint import (
+    EMBEDDINGS,
+    HEADS,
+    FileIdentity,
+    Part,
+    Source,
+    TensorInfo,
+    View,
+    count,
+    is_mergeable,
+    itemsize,
+    nbytes,
+    read_dense,
+)
+from stockpot.kernels import add_low_rank
+from stockpot.measure import Array
+
+KEPT = 8
+"""Pairs of factors in memory: of as many tensors as are worked on at once."""
+WIDE = "F64"
+
+
+@dataclass(frozen=True, slots=True)
+class _Changed:
+    """A tensor of the base (or one that the adapter has in its place), and what is added to it."""
+
+    source: Source
+    base: TensorInfo
+    product: LowRank | None
+    added: tuple[TensorInfo, float] | None
+    turned: bool = False
+    """Whether the weight is stored (in, out): the product is then that of the transposed factors."""
+
+
+@dataclass(frozen=True)
+class AdaptedCheckpoint:
+    """A base with a LoRA adapter on it, as a source."""
+
+    ref: str
+    base: Source
+    adapter: Adapter
+    tensors: Mapping[str, TensorInfo]
+    aliases: Mapping[str, str]
+    notes: tuple[str, ...]
+    changed: Mapping[str, _Changed] = field(repr=False)
+    replaced: Mapping[str, TensorInfo] = field(repr=False)
+    _factors: OrderedDict[str, tuple[Array, Array]] = field(default_factory=OrderedDict, repr=False)
+    _lock: threading.Lock = field(default_factory=threading.Lock, repr=False)
+
+    @property
+    def roots(self) -> tuple[Path, ...]:
+        """Those of both."""
+        return (*self.base.roots, *self.adapter.source.roots)
+
+    @property
+    def files(self) -> tuple[FileIdentity, ...]:
+        """The base's, then the adapter's."""
+        return (*self.base.files, *self.adapter.source.files)
+
+    @property
+    def parts(self) -> tuple[Part, ...]:
+        """The base's."""
+        return self.base.parts
+
+    @property
+    def folder(self) -> Path | None:
+        """The base's: the result is such a model."""
+        return self.base.folder
+
+    @property
+    def is_pickle(self) -> bool:
+        """Whether the base is."""
+        return self.base.is_pickle
+
+    @property
+    def working_bytes(self) -> int:
+        """Of the factors that are kept, and of the base's own work."""
+        sizes = [
+            8 * (count(one.product.a.shape) + count(one.product.b.shape))
+            for one in self.changed.values()
+            if one.product
+        ]
+        return KEPT * max(sizes, default=0) + self.base.working_bytes
+
+    def read_into(self, info: TensorInfo, start: int, out: memoryview) -> None:
+        """Fill ``out`` with bytes of a tensor, from its byte ``start`` on."""
+        if info.name in self.replaced:
+            self.adapter.source.read_into(self.replaced[info.name], start, out)
+        elif (change := self.changed.get(info.name)) is None:
+            self.base.read_into(info, start, out)
+        else:
+            size = itemsize(WIDE)
+            first, last = start // size, -(-(start + len(out)) // size)
+            data = self._computed(info.name, change, first, last).view(np.uint8).data
+            out[:] = data[start - first * size : start - first * size + len(out)]
+
+    def _computed(self, name: str, change: _Changed, first: int, last: int) -> Array:
+        """Elements of a changed tensor."""
+        item = itemsize(change.base.dtype)
+        if change.base.strides is not None:
+            data = read_dense(change.source, change.base)[first * item : last * item]
+        else:
+            data = np.empty((last - first) * item, np.uint8)
+            change.source.read_into(change.base, first * item, data.data)
+        values = widened(data, change.base.dtype)
+        if change.product is not None:
+            left, right = self._pair(name, change.product, change.turned)
+            add_low_rank(values, first, left, right, change.product.scale)
+        if change.added is not None:
+            bias, scale = change.added
+            values += scale * values_of(self.adapter.source, bias).reshape(-1)[first:last]
+        return values
+
+    def _pair(self, name: str, product: LowRank, turned: bool) -> tuple[Array, Array]:
+        """The factors of a tensor, row-major: (rows, rank) and (rank, columns)."""
+        with self._lock:
+            found = self._factors.get(name)
+        if found is None:
+            b = values_of(self.adapter.source, product.b).reshape(product.b.shape[0], -1)
+            a = values_of(self.adapter.source, product.a).reshape(product.a.shape[0], -1)
+            left, right = (a.T, b.T) if turned else (b, a)
+            found = np.ascontiguousarray(left), np.ascontiguousarray(right)
+        with self._lock:
+            self._factors[name] = found
+            self._factors.move_to_end(name)
+            while len(self._factors) > KEPT:
+                self._factors.popitem(last=False)
+        return found
+
+    def view(self, info: TensorInfo, start: int, size: int) -> View | None:
+        """Bytes where they are, of tensors that are not computed."""
+        if info.name in self.replaced:
+            return self.adapter.source.view(self.replaced[info.name], start, size)
+        return None if info.name in self.changed else self.base.view(info, start, size)
+
+    def drop_views(self, infos: Sequence[TensorInfo]) -> None:
+        """Viewed tensors are not needed for now."""
+        own = [self.replaced[info.name] for info in infos if info.name in self.replaced]
+        self.adapter.source.drop_views(own)
+        self.base.drop_views([info for info in infos if info.name not in self.replaced])
+
+    def close(self) -> None:
+        """Close both."""
+        self.base.close()
+        self.adapter.source.close()
+
+
+def adapted(ref: str, base: Source, adapter: Adapter) -> AdaptedCheckpoint:
+    """Put an adapter on a base; raises AdapterError where they do not fit, naming the tensor."""
+    adapter, notes = _fitted(base, adapter)
+    known = {**base.tensors, **{alias: base.tensors[kept] for alias, kept in base.aliases.items()}}
+    replaced = dict(adapter.replaced)
+    changed: dict[str, _Changed] = {}
+    for name in dict.fromkeys((*adapter.products, *adapter.added)):
+        source, info = (adapter.source, replaced.pop(name)) if name in replaced else (base, known.get(name))
+        if info is None:
+            raise _unfit(base, adapter, "the adapter changes a tensor that the base lacks", name)
+        if not is_mergeable(info.dtype):
+            raise _unfit(base, adapter, "the adapter changes a tensor that is no plain float", name, got=info.dtype)
+        product, added = adapter.products.get(name), adapter.added.get(name)
+        if added is not None and added[0].shape != info.shape:
+            raise _unfit(base, adapter, "a bias of another shape", name, info.shape, added[0].shape)
+        turned = product is not None and _is_turned(base, adapter, product, name, info.shape)
+        changed[name] = _Changed(source, info, product, added, turned)
+    for name, info in replaced.items():
+        if name in known and known[name].shape != info.shape:
+            raise _unfit(base, adapter, "a tensor of another shape", name, known[name].shape, info.shape)
+    _require_untied(base, adapter, {*changed, *replaced})
+    tensors = dict(base.tensors)
+    for name, one in changed.items():
+        shape, file = one.base.shape, tensors[name].file if name in tensors else one.base.file
+        tensors[name] = TensorInfo(name, WIDE, shape, file, 0, nbytes(WIDE, shape), None, one.base.output_dtype)
+    for name, info in replaced.items():
+        tensors[name] = replace(info, name=name, file=info.file + len(base.files))
+    return AdaptedCheckpoint(ref, base, adapter, tensors, base.aliases, (*base.notes, *notes), changed, replaced)
+
+
+def _unfit(
+    base: Source, adapter: Adapter, what: str, name: str, expected: object = None, got: object = None
+) -> errors.AdapterError:
+    return errors.AdapterError(
+        what, tensor=name, file=adapter.source.ref,
+        expected=f"a tensor of {base.ref}" if expected is None and got is None else expected, got=got,
+        remedy="is it an adapter of this base?",
+    )  # fmt: skip
+
+
+def _is_turned(base: Source, adapter: Adapter, product: LowRank, name: str, shape: tuple[int, ...]) -> bool:
+    """Whether the weight is stored (in, out): told by the shapes, and where both fit by the configuration."""
+    out, into = product.b.shape[0], count(product.a.shape[1:])
+    straight = len(shape) > 1 and shape[0] == out and count(shape[1:]) == into
+    turned = shape == (into, out)
+    if product.embedding or (turned and not straight):
+        straight, fits = False, turned
+    else:
+        fits = straight
+    if not fits:
+        raise _unfit(base, adapter, "the factors do not fit the weight", name, list(shape), f"({out}, {into})")
+    return not straight or (turned and adapter.config.fan_in_fan_out)
+
+
+def _require_untied(base: Source, adapter: Adapter, touched: set[str]) -> None:
+    """A tensor that the base ties to another cannot be changed alone: who loads the result ties them again."""
+    tied = {name for pair in base.aliases.items() for name in pair}
+    if base.parts[0].config.get("tie_word_embeddings"):
+        tied |= {name for name in touched if name.endswith((*HEADS, *EMBEDDINGS))}
+    for name in sorted(touched & tied):
+        raise errors.AdapterError(
+            "the adapter changes a tensor that its base ties to another", tensor=name, file=adapter.source.ref,
+            remedy="merge it into its base where it was made (merge_and_unload), and give that",
+        )  # fmt: skip
+
+
+def _fitted(base: Source, adapter: Adapter) -> tuple[Adapter, tuple[str, ...]]:
+    """The adapter by the base's names, which may have one prefix more or less than the model that was trained."""
+    known = {*base.tensors, *base.aliases}
+    wanted = [name for name in (*adapter.products, *adapter.added) if name not in adapter.replaced]
+    if not wanted or all(name in known for name in wanted):
+        return adapter, ()
+    for old, new in _prefixes(wanted, known):
+
+        def renamed(name: str, old: str = old, new: str = new) -> str:
+            found = new + name.removeprefix(old)
+            return found if name.startswith(old) and found in known else name
+
+        if all(renamed(name) in known for name in wanted):
+            fitted = replace(
+                adapter,
+                products={renamed(name): one for name, one in adapter.products.items()},
+                added={renamed(name): one for name, one in adapter.added.items()},
+                replaced={renamed(name): one for name, one in adapter.replaced.items()},
+            )
+            said = f"names without {old!r}" if old else f"names with {new!r} before them"
+            return fitted, (f"{adapter.source.ref}: {said}, as the base has them",)
+    lacking = [name for name in wanted if name not in known]
+    raise errors.AdapterError(
+        "the adapter changes what the base lacks", tensor=lacking[0], file=adapter.source.ref,
+        expected=f"tensors of {base.ref}", got=f"{len(lacking)} of {len(wanted)} names that are not there",
+        remedy="is it an adapter of this base?", problems=lacking[1:],
+    )  # fmt: skip
+
+
+def _prefixes(wanted: Sequence[str], known: set[str]) -> Iterator[tuple[str, str]]:
+    """(taken off, put on): leading components that the one has and the other lacks."""
+    for names, is_known in ((wanted, False), (known, True)):
+        depths = {".".join(name.split(".")[:depth]) + "." for name in names for depth in (1, 2)}
+        for prefix in sorted(depths):
+            yield ("", prefix) if is_known else (prefix, "")

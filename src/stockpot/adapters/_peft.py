@@ -1,0 +1,194 @@
+"""What PEFT writes of a LoRA adapter: ``adapter_config.json`` and the names of its tensors."""
+
+from __future__ import annotations
+
+import math
+import re
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+from pydantic import BaseModel, ConfigDict, ValidationError
+
+from stockpot import errors
+from stockpot.checkpoint import Source, TensorInfo, is_mergeable
+
+CONFIG = "adapter_config.json"
+STEM = "adapter_model"
+_ROOT = "base_model.model."
+_NAME = re.compile(
+    r"(?P<module>.*)[.](?P<role>lora_(?:A|B|embedding_A|embedding_B|magnitude_vector))"
+    r"(?:[.]default)?(?:[.](?P<leaf>weight|bias))?"
+)
+_BASE_LAYER = re.compile(r"(?P<module>.*)[.]base_layer[.](?P<leaf>weight|bias)")
+_REBASED = ("pissa", "olora", "corda", "loftq", "lora_ga")
+"""Ways to begin that take something out of the base: the adapter then fits no base that anybody has."""
+_UNKNOWN = {
+    "use_dora": "DoRA",
+    "use_qalora": "QALoRA",
+    "layer_replication": "layer replication",
+    "trainable_token_indices": "trained tokens",
+    "target_parameters": "target_parameters",
+    "alora_invocation_tokens": "activated LoRA",
+    "arrow_config": "Arrow",
+}
+"""What would change the weights in another way than a product of two matrices for each module."""
+
+
+class AdapterConfig(BaseModel):
+    """What the numbers depend on."""
+
+    model_config = ConfigDict(extra="ignore")
+
+    peft_type: str
+    r: int = 8
+    lora_alpha: float = 8
+    use_rslora: bool = False
+    fan_in_fan_out: bool = False
+    rank_pattern: dict[str, int] | None = None
+    alpha_pattern: dict[str, float] | None = None
+    init_lora_weights: bool | str | None = True
+
+    def scale(self, module: str, rank: int) -> float:
+        """What the product is multiplied with: alpha / r, with rank-stabilised LoRA alpha / sqrt(r)."""
+        alpha = _patterned(self.alpha_pattern, module, self.lora_alpha)
+        return alpha / (math.sqrt(rank) if self.use_rslora else rank)
+
+    def rank(self, module: str) -> int:
+        """The rank that is stated for a module."""
+        return int(_patterned(self.rank_pattern, module, self.r))
+
+
+def _patterned(patterns: Mapping[str, float] | None, module: str, otherwise: float) -> float:
+    """The value of the first pattern that matches the end of a module's name, as PEFT looks it up."""
+    for pattern, value in (patterns or {}).items():
+        try:
+            if re.match(rf"(.*\.)?({pattern})$", module):
+                return value
+        except re.error as error:
+            raise errors.AdapterError(f"a pattern of ranks cannot be read ({error})", got=repr(pattern)) from None
+    return otherwise
+
+
+@dataclass(frozen=True, slots=True)
+class LowRank:
+    """A weight's change: ``scale * B A``, B of shape (out, rank), A of (rank, in); ``embedding``: of its transpose."""
+
+    module: str
+    b: TensorInfo
+    a: TensorInfo
+    scale: float
+    embedding: bool
+
+    @property
+    def rank(self) -> int:
+        """Columns of B, rows of A."""
+        return self.a.shape[0]
+
+
+@dataclass(frozen=True)
+class Adapter:
+    """An adapter, by its headers: which weights it changes by products, adds to, or has anew.
+
+    ``products`` and ``added`` (a bias beside a product, and its factor) by the name of the weight they change;
+    ``replaced``: tensors of its own, in place of the base's.
+    """
+
+    source: Source
+    config: AdapterConfig
+    stated: Mapping[str, Any]
+    products: Mapping[str, LowRank]
+    added: Mapping[str, tuple[TensorInfo, float]]
+    replaced: Mapping[str, TensorInfo]
+
+
+def is_adapter(source: Source) -> bool:
+    """Whether a checkpoint is an adapter as PEFT saves it."""
+    stated = source.folder is not None and (source.folder / CONFIG).is_file()
+    return stated and source.parts[0].stem == STEM
+
+
+def read_adapter(source: Source) -> Adapter:
+    """Understand an adapter, or refuse it by the name of what is not understood; raises AdapterError."""
+    stated, config = _read_config(source)
+    pairs: dict[str, dict[str, TensorInfo]] = {}
+    replaced: dict[str, TensorInfo] = {}
+    for full, info in source.tensors.items():
+        name = full.removeprefix(_ROOT)
+        if match := _NAME.fullmatch(name):
+            role = match["role"] + (".bias" if match["leaf"] == "bias" else "")
+            pairs.setdefault(match["module"], {})[role] = info
+        elif match := _BASE_LAYER.fullmatch(name):
+            replaced[f"{match['module']}.{match['leaf']}"] = info
+        else:
+            replaced[name] = info
+    for alias, kept in source.aliases.items():
+        replaced[alias.removeprefix(_ROOT)] = source.tensors[kept]
+    products: dict[str, LowRank] = {}
+    added: dict[str, tuple[TensorInfo, float]] = {}
+    for module, roles in pairs.items():
+        product = _product(source, config, module, roles)
+        products[f"{module}.weight"] = product
+        if "lora_B.bias" in roles:
+            added[f"{module}.bias"] = (roles["lora_B.bias"], product.scale)
+    return Adapter(source, config, stated, products, added, replaced)
+
+
+def _read_config(source: Source) -> tuple[dict[str, Any], AdapterConfig]:
+    import json
+
+    assert source.folder is not None
+    path = source.folder / CONFIG
+    try:
+        stated = json.loads(path.read_text("utf-8"))
+        config = AdapterConfig.model_validate(stated)
+    except (ValueError, OSError, RecursionError, ValidationError) as error:
+        said = str(error).splitlines()[0]
+        raise errors.AdapterError(f"the adapter's configuration cannot be read ({said})", file=str(path)) from None
+    if config.peft_type != "LORA":
+        raise errors.AdapterError(
+            "an adapter of another kind", file=str(path), expected="peft_type LORA", got=config.peft_type,
+            remedy="merge it into its base where it was made (merge_and_unload), and give that",
+        )  # fmt: skip
+    for key, name in _UNKNOWN.items():
+        if stated.get(key):
+            raise errors.AdapterError(
+                f"{name} is not understood", file=str(path), got=f"{key}: {stated[key]!r}"[:80],
+                remedy="merge it into its base where it was made (merge_and_unload), and give that",
+            )  # fmt: skip
+    began = str(config.init_lora_weights).lower()
+    if began.startswith(_REBASED):
+        raise errors.AdapterError(
+            f"the adapter began as {config.init_lora_weights}, which takes a part out of the base", file=str(path),
+            remedy="save it with path_initial_model_for_weight_conversion, so that it fits the base itself",
+        )  # fmt: skip
+    return stated, config
+
+
+def _product(source: Source, config: AdapterConfig, module: str, roles: Mapping[str, TensorInfo]) -> LowRank:
+    """The two factors of a module; they must fit each other and what the configuration says."""
+    embedding = "lora_embedding_A" in roles
+    a, b = ("lora_embedding_A", "lora_embedding_B") if embedding else ("lora_A", "lora_B")
+    if "lora_magnitude_vector" in roles:
+        raise errors.AdapterError("DoRA is not understood", tensor=roles["lora_magnitude_vector"].name, file=source.ref)
+    if a not in roles or b not in roles or set(roles) - {a, b, "lora_B.bias"}:
+        raise errors.AdapterError(
+            "a module of the adapter is not a pair of factors", tensor=module, file=source.ref,
+            expected=f"{a} and {b}", got=", ".join(sorted(roles)),
+        )  # fmt: skip
+    left, right = roles[b], roles[a]
+    if len(left.shape) < 2 or len(right.shape) < 2 or left.shape[1] != right.shape[0] or not left.shape[1]:
+        raise errors.AdapterError(
+            "the factors of a module do not fit each other", tensor=module, file=source.ref,
+            expected="(out, rank) and (rank, in)", got=f"{list(left.shape)} and {list(right.shape)}",
+        )  # fmt: skip
+    rank = right.shape[0]
+    if rank != config.rank(module):
+        raise errors.AdapterError(
+            "the rank of a module is not the one in the configuration", tensor=module, file=source.ref,
+            expected=config.rank(module), got=rank,
+        )  # fmt: skip
+    for info in (left, right):
+        if not is_mergeable(info.dtype):
+            raise errors.AdapterError("a factor that is no float", tensor=info.name, file=source.ref, got=info.dtype)
+    return LowRank(module, left, right, config.scale(module, rank), embedding)
