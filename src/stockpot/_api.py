@@ -61,7 +61,7 @@ def make(
     job = engine.resolve(recipe, from_file=from_file)
     return engine.make_plan(
         job,
-        engine.open_inputs(job),
+        engine.open_inputs(job, adapters=True),
         Path(out).expanduser(),
         memory=parse_size(memory),
         workers=workers,

@@ -109,6 +109,8 @@ class Recipe(_Strict):
     dtype: Dtype | None = None
     out_dtype: Dtype | None = None
     granularity: str | None = None
+    rank: Annotated[int, Field(ge=1)] | None = None
+    """Of merged LoRA adapters, the largest rank of the result."""
     policies: Policies = Field(default_factory=Policies)
     shard_size: str | int | None = None
     seed: int = 0

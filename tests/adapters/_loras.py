@@ -107,8 +107,9 @@ def merged_by_peft(name: str, seed: int) -> dict[str, torch.Tensor]:
         return dict(wide.merge_and_unload().state_dict())
 
 
-def save_adapter(model: transformers.PreTrainedModel, folder: Path, **options: Any) -> None:
+def save_adapter(model: transformers.PreTrainedModel, folder: Path, seed: int = 0, **options: Any) -> None:
     """An adapter of a model, as it begins."""
-    with warnings.catch_warnings():
+    with torch.random.fork_rng(devices=[]), warnings.catch_warnings():
         warnings.simplefilter("ignore")
-        peft.get_peft_model(model, peft.LoraConfig(r=2, **options)).save_pretrained(folder)
+        torch.manual_seed(seed)
+        peft.get_peft_model(model, peft.LoraConfig(**{"r": 2, **options})).save_pretrained(folder)

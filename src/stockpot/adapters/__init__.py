@@ -2,6 +2,7 @@
 
 from stockpot.adapters._adapted import AdaptedCheckpoint
 from stockpot.adapters._open import open_source
-from stockpot.adapters._peft import Adapter, LowRank, is_adapter, read_adapter
+from stockpot.adapters._peft import Adapter, is_adapter, read_adapter
+from stockpot.adapters._sum import AdapterSum, Loss
 
-__all__ = ["AdaptedCheckpoint", "Adapter", "LowRank", "is_adapter", "open_source", "read_adapter"]
+__all__ = ["AdaptedCheckpoint", "Adapter", "AdapterSum", "Loss", "is_adapter", "open_source", "read_adapter"]

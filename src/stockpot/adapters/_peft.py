@@ -23,16 +23,23 @@ _NAME = re.compile(
 _BASE_LAYER = re.compile(r"(?P<module>.*)[.]base_layer[.](?P<leaf>weight|bias)")
 _REBASED = ("pissa", "olora", "corda", "loftq", "lora_ga")
 """Ways to begin that take something out of the base: the adapter then fits no base that anybody has."""
-_UNKNOWN = {
+_NAMES = {
     "use_dora": "DoRA",
     "use_qalora": "QALoRA",
+    "kasa_config": "KaSA",
     "layer_replication": "layer replication",
-    "trainable_token_indices": "trained tokens",
-    "target_parameters": "target_parameters",
     "alora_invocation_tokens": "activated LoRA",
     "arrow_config": "Arrow",
 }
-"""What would change the weights in another way than a product of two matrices for each module."""
+_HARMLESS = {
+    *("peft_type", "peft_version", "task_type", "auto_mapping", "base_model_name_or_path", "revision"),
+    *("inference_mode", "runtime_config", "lora_dropout", "r", "lora_alpha", "use_rslora", "rank_pattern"),
+    *("alpha_pattern", "fan_in_fan_out", "bias", "lora_bias", "target_modules", "exclude_modules", "modules_to_save"),
+    *("layers_to_transform", "layers_pattern", "ensure_weight_tying", "init_lora_weights", "megatron_core"),
+    *("qalora_group_size", "corda_config", "eva_config", "loftq_config", "lora_ga_config", "velora_config"),
+}
+"""What is served, says how training began or went, or where modules are. Anything else that is set may change the
+weights in a way that we do not know."""
 
 
 class AdapterConfig(BaseModel):
@@ -150,10 +157,10 @@ def _read_config(source: Source) -> tuple[dict[str, Any], AdapterConfig]:
             "an adapter of another kind", file=str(path), expected="peft_type LORA", got=config.peft_type,
             remedy="merge it into its base where it was made (merge_and_unload), and give that",
         )  # fmt: skip
-    for key, name in _UNKNOWN.items():
-        if stated.get(key):
+    for key, value in stated.items():
+        if value and key not in _HARMLESS:
             raise errors.AdapterError(
-                f"{name} is not understood", file=str(path), got=f"{key}: {stated[key]!r}"[:80],
+                f"{_NAMES.get(key, key)} is not understood", file=str(path), got=f"{key}: {value!r}"[:80],
                 remedy="merge it into its base where it was made (merge_and_unload), and give that",
             )  # fmt: skip
     began = str(config.init_lora_weights).lower()

@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from typing import Literal
 
 from stockpot import errors
+from stockpot.adapters import AdapterSum
 from stockpot.checkpoint import Source, TensorInfo, is_mergeable, itemsize, widest
 from stockpot.engine._job import Job, split_rename
 from stockpot.engine._names import missing_error, rename_hints, tied_head
@@ -51,6 +52,19 @@ class Inputs:
 
     checkpoints: tuple[Source, ...]
     has_base: bool
+    adapters: AdapterSum | None = None
+    """Where adapters are merged: what they become, the one checkpoint."""
+    originals: Inputs | None = None
+    """Where adapters are merged: they themselves."""
+
+    @property
+    def given(self) -> Inputs:
+        """What the user gave."""
+        return self.originals or self
+
+    def role(self, number: int) -> str:
+        """base or model."""
+        return "base" if self.has_base and number == 0 else "model"
 
     @property
     def first_model(self) -> int:

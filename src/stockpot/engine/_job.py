@@ -38,6 +38,8 @@ class Job:
     warnings: tuple[str, ...]
     table: Mapping[str, tuple[float, ...]] | None = None
     """Weights of each tensor by name, where the recipe states them; then the method is not asked."""
+    rank: int | None = None
+    """Of merged adapters, the largest rank of the result."""
 
 
 def resolve(recipe: Recipe, *, from_file: bool = False, method: Method | None = None) -> Job:
@@ -75,6 +77,7 @@ def resolve(recipe: Recipe, *, from_file: bool = False, method: Method | None = 
         parse_size(recipe.shard_size) if recipe.shard_size is not None else None,
         (*warnings, *notes),
         _table(method, models),
+        recipe.rank,
     )
 
 
@@ -116,10 +119,10 @@ def _normalize(recipe: Recipe, method: Method, from_file: bool) -> tuple[Recipe,
         "gamma",
         "epsilon",
     }
-    granularity = recipe.granularity
+    granularity, rank = recipe.granularity, recipe.rank
 
     def keep(parameters: Mapping[str, Any], where: str) -> dict[str, Any]:
-        nonlocal granularity
+        nonlocal granularity, rank
         kept = {}
         for name, value in parameters.items():
             if name == "filter_wise" and method.granularity is not None:
@@ -129,6 +132,10 @@ def _normalize(recipe: Recipe, method: Method, from_file: bool) -> tuple[Recipe,
                 granularity = granularity or str(value)
             elif name in known:
                 kept[name] = value
+            elif name == "rank":
+                if type(value) is not int or value < 1:
+                    raise errors.ParameterError("rank is a whole number", expected="1 or more", got=repr(value))
+                rank = value
             elif name in IGNORED_PARAMETERS:
                 warnings.append(f"{name} has no effect here")
             elif from_file and name in elsewhere:
@@ -148,6 +155,7 @@ def _normalize(recipe: Recipe, method: Method, from_file: bool) -> tuple[Recipe,
             "models": entries,
             "parameters": parameters,
             "granularity": granularity,
+            "rank": rank,
         }
     )
     return changed, list(dict.fromkeys(warnings))

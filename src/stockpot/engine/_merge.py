@@ -13,6 +13,7 @@ from pathlib import Path
 import numpy as np
 
 from stockpot import errors
+from stockpot.adapters import Loss
 from stockpot.checkpoint import (
     CONFIG,
     Staging,
@@ -30,7 +31,7 @@ from stockpot.checkpoint import (
 from stockpot.engine import _provenance as prov
 from stockpot.engine._align import Decision
 from stockpot.engine._execute import Progress, Run, execute, solve
-from stockpot.engine._plan import Plan, disk_free, disk_needed, provenance_reserve
+from stockpot.engine._plan import Group, Plan, disk_free, disk_needed, provenance_reserve
 from stockpot.engine._records import RatioSummary, Records, summarize
 from stockpot.engine._schedule import make_tasks
 from stockpot.engine._side_files import adapted_config, side_files
@@ -49,6 +50,7 @@ class MergeResult:
     seconds: float
     peak_memory_bytes: int
     ratio: RatioSummary | None
+    lost: Loss | None
     decisions: tuple[Decision, ...]
     warnings: tuple[str, ...]
     resumed: int
@@ -64,6 +66,7 @@ class MergeResult:
             "seconds": round(self.seconds, 3),
             "peak_memory_bytes": self.peak_memory_bytes,
             "ratio": self.ratio.data() if self.ratio else None,
+            **({"lost": self.lost.data()} if self.lost is not None else {}),
             "decisions": [{"tensor": d.tensor, "policy": d.policy, "action": d.action} for d in self.decisions],
             "resumed_tensors": self.resumed,
         }
@@ -71,7 +74,7 @@ class MergeResult:
 
 def check_output(plan: Plan, *, overwrite: bool, dry_run: bool = False) -> None:
     """OUT may be written and fits the disk; nothing is created yet."""
-    require_outside(plan.out, [root for checkpoint in plan.inputs.checkpoints for root in checkpoint.roots])
+    require_outside(plan.out, [root for checkpoint in plan.inputs.given.checkpoints for root in checkpoint.roots])
     if not dry_run:
         repair(plan.out)
     require_free(plan.out, overwrite)
@@ -113,6 +116,7 @@ def write(plan: Plan, *, overwrite: bool = False, resume: bool = True, progress:
         time.perf_counter() - clock,
         peak_memory(),
         summarize(records.groups),
+        prov.rank_loss(plan),
         plan.alignment.decisions,
         plan.warnings,
         resumed,
@@ -176,11 +180,14 @@ def _resume(plan: Plan, staging: Staging, sink: StagingSink, records: Records) -
 def _finish(plan: Plan, staging: Staging, records: Records, run: Run, clock: float, started: str) -> None:
     """Provenance, side files, last checks of the inputs, and the rename."""
     staging.flush()
-    changed = [file.path for c in plan.inputs.checkpoints for file in c.files if not file.is_current()]
+    changed = [file.path for c in plan.inputs.given.checkpoints for file in c.files if not file.is_current()]
     if changed:
         raise errors.InputChangedError(
             "an input was changed while it was merged; nothing was finished", file=changed[0], remedy="run it again"
         )
+    if (merged := plan.inputs.adapters) is not None:
+        for group, mixture in merged.mixtures().items():
+            records.add(Group(group, ()), mixture)
     content = prov.provenance(plan, records)
     if plan.is_one_file:
         _finish_one_file(plan, staging, content)
@@ -188,6 +195,8 @@ def _finish(plan: Plan, staging: Staging, records: Records, run: Run, clock: flo
     small: dict[str, bytes] = {}
     for name, path in side_files(plan.template).items():
         small[name] = path.read_bytes()
+    if merged is not None:
+        small.update(merged.own_files)
     for part in plan.template.parts:
         if (config := part.prefix + CONFIG) in small:
             own = [slot for slot in plan.slots if part_of(slot.name, plan.template.parts) == part]

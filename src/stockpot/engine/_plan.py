@@ -14,6 +14,7 @@ from stockpot import errors
 from stockpot._version import __version__
 from stockpot.adapters import open_source
 from stockpot.checkpoint import Layout, Source, nbytes, plan_layout
+from stockpot.engine._adapters import alignment_of, as_adapters, require_models
 from stockpot.engine._align import Alignment, Inputs, Slot, align
 from stockpot.engine._budget import ALIGNMENT, Budget, fit
 from stockpot.engine._job import Job
@@ -149,11 +150,21 @@ def is_one_file(out: Path) -> bool:
     return out.suffix in (".safetensors", ".pt")
 
 
-def open_inputs(job: Job, opened: Mapping[str, Source] | None = None) -> Inputs:
-    """Open every checkpoint of a job by its headers; those that are ``opened`` already are taken."""
+def open_inputs(job: Job, opened: Mapping[str, Source] | None = None, *, adapters: bool = False) -> Inputs:
+    """Open every checkpoint of a job by its headers; those that are ``opened`` already are taken.
+
+    ``adapters``: LoRA adapters may be merged with one another; else they are refused as models.
+    """
     refs = [*([job.base] if job.base is not None else []), *job.models]
     known = opened or {}
-    return Inputs(tuple(known.get(ref) or open_source(ref) for ref in refs), job.base is not None)
+    sources = tuple(known.get(ref) or open_source(ref) for ref in refs)
+    found = Inputs(sources, job.base is not None)
+    models = sources[found.first_model :]
+    if not adapters:
+        require_models(models)
+    elif (merged := as_adapters(job, models)) is not None:
+        return Inputs((merged,), False, merged, found)
+    return found
 
 
 def make_plan(
@@ -167,7 +178,7 @@ def make_plan(
     story: Story | None = None,
 ) -> Plan:
     """Decide everything about a merge from headers; raises InputError kinds. Cost: linear in the tensor count."""
-    alignment = align(job, inputs)
+    alignment = align(job, inputs) if inputs.adapters is None else alignment_of(job, inputs)
     slots = alignment.slots
     if not slots:
         raise errors.AlignmentError("there is nothing to write: no tensor is common", remedy="check the inputs")
@@ -176,6 +187,10 @@ def make_plan(
         _check_table(job.table, [group.name for group in groups])
     budget = fit(job, slots, memory=memory, workers=workers, device=device)
     one_file = is_one_file(out)
+    if one_file and inputs.adapters is not None:
+        raise errors.OutputError(
+            "an adapter needs its configuration beside it", file=str(out), remedy="name a folder as --out"
+        )
     template = inputs.checkpoints[alignment.template]
     layout = plan_layout(
         [(slot.name, slot.dtype, slot.shape) for slot in slots],

@@ -13,6 +13,7 @@ from typing import Any
 import xxhash
 
 from stockpot._version import __version__
+from stockpot.adapters import Loss, is_adapter
 from stockpot.checkpoint import MANIFESTS, Source
 from stockpot.engine._plan import Plan
 from stockpot.engine._records import Records, summarize
@@ -36,13 +37,13 @@ def provenance(plan: Plan, records: Records) -> dict[str, Any]:
         "inputs": [
             {
                 "ref": checkpoint.ref,
-                "role": "base" if plan.inputs.has_base and number == 0 else "model",
+                "role": plan.inputs.given.role(number),
                 "files": [
                     {"name": Path(file.path).name, "bytes": file.size, "header_xxh3": file.header_digest}
                     for file in checkpoint.files
                 ],
             }
-            for number, checkpoint in enumerate(plan.inputs.checkpoints)
+            for number, checkpoint in enumerate(plan.inputs.given.checkpoints)
         ],
         "template": plan.template.ref,
         "ratio": ratio.data() if ratio else None,
@@ -52,11 +53,17 @@ def provenance(plan: Plan, records: Records) -> dict[str, Any]:
             for file in ([] if plan.is_one_file else plan.layout.files)
         ],
         **({"chosen": dict(plan.story.record)} if plan.story is not None else {}),
+        **({"lost": loss.data()} if (loss := rank_loss(plan)) is not None else {}),
         "groups": {name: record.data() for name, record in sorted(records.groups.items())},
         "tensors": {
             name: {"dtype": slots[name].dtype, "xxh3": digest} for name, digest in sorted(records.digests.items())
         },
     }
+
+
+def rank_loss(plan: Plan) -> Loss | None:
+    """What a smaller rank took away, where adapters were merged."""
+    return None if plan.inputs.adapters is None else plan.inputs.adapters.loss()
 
 
 def as_json(data: Mapping[str, Any]) -> bytes:
@@ -77,7 +84,7 @@ def run_record(plan: Plan, seconds: float, bytes_read: int, peak_memory: int, st
         "bytes_read": bytes_read,
         "bytes_written": plan.bytes_written,
         "peak_memory_bytes": peak_memory,
-        "inputs": [identities(checkpoint) for checkpoint in plan.inputs.checkpoints],
+        "inputs": [identities(checkpoint) for checkpoint in plan.inputs.given.checkpoints],
     }
 
 
@@ -105,6 +112,8 @@ def sums(contents: Mapping[str, bytes]) -> bytes:
 
 def _library(template: Source) -> str | None:
     """The library that wrote the template, by the files that only it writes."""
+    if is_adapter(template):
+        return "peft"
     if template.folder is not None:
         for file, library in MANIFESTS.items():
             if (template.folder / file).is_file():
@@ -116,7 +125,7 @@ def model_card(plan: Plan, records: Records) -> bytes:
     """``README.md`` of the output: front matter that model hubs read, then how it was made."""
     job = plan.job
     lines = ["---"]
-    hub_ids = [c.ref for c in plan.inputs.checkpoints if not Path(c.ref).exists()]
+    hub_ids = [c.ref for c in plan.inputs.given.checkpoints if not Path(c.ref).exists()]
     if hub_ids:
         lines += ["base_model:", *(f"- {ref}" for ref in hub_ids), "base_model_relation: merge"]
     if library := _library(plan.template):
@@ -124,8 +133,8 @@ def model_card(plan: Plan, records: Records) -> bytes:
     lines += ["tags:", "- merge", "- stockpot", "---", "", f"# {plan.out.name}", ""]
     lines.append(f"Merged by stockpot {__version__}, method `{job.method.name}`: {job.method.summary}")
     lines += ["", "| input | role |", "|---|---|"]
-    for number, checkpoint in enumerate(plan.inputs.checkpoints):
-        lines.append(f"| `{checkpoint.ref}` | {'base' if plan.inputs.has_base and number == 0 else 'model'} |")
+    for number, checkpoint in enumerate(plan.inputs.given.checkpoints):
+        lines.append(f"| `{checkpoint.ref}` | {plan.inputs.given.role(number)} |")
     ratio = summarize(records.groups)
     if ratio:
         lines += [

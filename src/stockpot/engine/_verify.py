@@ -218,11 +218,12 @@ def _check_tensors(
 def _recompute(path: Path, record: _Record, fraction: float, problems: list[str]) -> int:
     """Derive a sample of the tensors anew, by the recorded recipe from the recorded inputs."""
     job = resolve(Recipe.from_data(record.recipe, f"{path}/{PROVENANCE}"))
-    inputs = open_inputs(job)
-    if len(inputs.checkpoints) != len(record.inputs):
-        problems.append(f"{PROVENANCE}: {len(record.inputs)} inputs, but its recipe has {len(inputs.checkpoints)}")
+    inputs = open_inputs(job, adapters=True)
+    given = inputs.given.checkpoints
+    if len(given) != len(record.inputs):
+        problems.append(f"{PROVENANCE}: {len(record.inputs)} inputs, but its recipe has {len(given)}")
         return 0
-    for checkpoint, said in zip(inputs.checkpoints, record.inputs, strict=True):
+    for checkpoint, said in zip(given, record.inputs, strict=True):
         found = [(Path(f.path).name, f.size, f.header_digest) for f in checkpoint.files]
         if found != [(f.name, f.bytes, f.header_xxh3) for f in said.files]:
             problems.append(f"input {checkpoint.ref}: not the files that were merged")

@@ -44,6 +44,10 @@ def merge_summary(result: MergeResult) -> str:
         parts.append(f"{ratio.clamped} of {ratio.count} ratios clamped to the base")
         if ratio.median < NEAR_BASE:
             parts.append("these fine-tunes hardly agree: the result stays near the base")
+    if (lost := result.lost) is not None:
+        parts.append(
+            f"rank {lost.rank}: relative error {lost.relative_error:.3g}, most at {lost.module} ({lost.largest:.3g})"
+        )
     return "; ".join(parts)
 
 

@@ -1,0 +1,75 @@
+"""Merging adapters into one adapter: which inputs are such, and what becomes of each tensor."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import replace
+
+import numpy as np
+
+from stockpot import errors
+from stockpot.adapters import AdapterSum, is_adapter, read_adapter
+from stockpot.checkpoint import Source, is_mergeable
+from stockpot.engine._align import Alignment, Inputs, Slot
+from stockpot.engine._job import Job
+from stockpot.measure import Array, group_of
+from stockpot.methods import Mixture
+
+WHAT = "adapters are merged as products of their factors"
+
+
+def require_models(models: Sequence[Source]) -> None:
+    """None of them may be an adapter."""
+    for source in models:
+        if is_adapter(source):
+            raise errors.AdapterError(
+                "an adapter is no model", file=source.ref,
+                remedy="write BASE+ADAPTER for the model that it makes of its base",
+            )  # fmt: skip
+
+
+def as_adapters(job: Job, models: Sequence[Source]) -> AdapterSum | None:
+    """The merge of the models where they are LoRA adapters; None where they are none; raises where only some are."""
+    if not models or not all(map(is_adapter, models)):
+        require_models(models)
+        if job.rank is not None:
+            raise errors.UsageError("rank is for merging LoRA adapters", got=job.rank, remedy="leave it out")
+        return None
+    if job.method.needs == "raw_gram":
+        raise errors.MethodError(
+            f"{job.method.name} needs the weights themselves, and an adapter has differences",
+            remedy="merge BASE+ADAPTER",
+        )
+    if job.granularity == "row":
+        raise errors.UsageError(f"{WHAT}: rows cannot differ", got="row", remedy="use tensor, block or model")
+    policies = job.recipe.policies
+    if policies.only or policies.exclude or policies.rename or job.table is not None:
+        raise errors.UsageError(f"{WHAT}: all of them, under their own names", got="--only, --exclude or --rename")
+    read = [read_adapter(source) for source in models]
+    if job.anchored:
+        for adapter in read:
+            if adapter.replaced:
+                raise errors.AdapterError(
+                    f"{job.method.name} needs the base of a tensor that an adapter has whole",
+                    tensor=next(iter(adapter.replaced)), file=adapter.source.ref,
+                    remedy="merge BASE+ADAPTER, or take linear",
+                )  # fmt: skip
+
+    def mixing(gram: Array) -> Mixture:
+        if job.method.uses_gram:
+            return job.method(gram, job.values)
+        found = job.method(len(models) + job.anchored, job.values)
+        return replace(found, weights=np.asarray(found.weights))
+
+    return AdapterSum(read, mixing, lambda name: group_of(name, job.granularity, job.block_regex), job.rank)
+
+
+def alignment_of(job: Job, inputs: Inputs) -> Alignment:
+    """Every tensor of the merged adapter, to be written as it is."""
+    (source,) = inputs.checkpoints
+    slots = tuple(
+        Slot(name, info.shape, job.dtype if job.dtype and is_mergeable(info.dtype) else info.output_dtype, "mix",
+             ((0, info),), (1.0,))
+        for name, info in source.tensors.items()
+    )  # fmt: skip
+    return Alignment(slots, {}, 0, (), (), ())
