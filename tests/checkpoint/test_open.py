@@ -14,7 +14,7 @@ import safetensors.torch
 import torch
 
 from stockpot import errors
-from stockpot.checkpoint import _files, _hub, is_weight_file, open_checkpoint
+from stockpot.checkpoint import _descriptors, _hub, is_weight_file, open_checkpoint
 
 ANY = b"\x08\0\0\0\0\0\0\0{}      "
 """A right file without tensors."""
@@ -255,7 +255,7 @@ def test_reads_by_range_from_threads(tmp_path: Path) -> None:
                 wrong.append(number)
 
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(_files, "POOL_SIZE", 3)
+        patch.setattr(_descriptors, "MOST", 3)
         gc.collect()  # files of other tests
         before = open_descriptors()
         threads = [threading.Thread(target=work, args=(seed,)) for seed in range(6)]

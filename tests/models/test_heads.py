@@ -13,7 +13,7 @@ import stockpot
 from stockpot import errors
 
 from . import _oracle
-from ._zoo import KINDS, build, load, outputs_are_finite, save, train
+from ._zoo import KINDS, WORDS, build, load, outputs_are_finite, save, train
 
 HEAD = ("classifier.bias", "classifier.weight")
 
@@ -115,4 +115,30 @@ def test_heads_of_other_sizes(tmp_path: Path) -> None:
         assert torch.equal(stored[name], first[name])
     model = load(kind.cls, tmp_path / "merged")
     assert model.config.num_labels == 3
+    assert outputs_are_finite(model, kind)
+
+
+@pytest.mark.parametrize("name", ["llama", "gemma", "bert", "t5"])
+def test_a_vocabulary_extended_in_the_fine_tunes(name: str, tmp_path: Path) -> None:
+    """Two tokens more in every fine-tune: refused with the remedy, which works: embeddings and head of the first."""
+    kind = KINDS[name]
+    pre = build(kind.cls, kind.config(), seed=0)
+    base = save(pre, tmp_path / "base", torch.float32)
+    models = []
+    for seed in (1, 2):
+        grown = train(pre, kind.batch, seed)
+        grown.resize_token_embeddings(WORDS + 2, mean_resizing=False)
+        models.append(save(grown, tmp_path / f"ft{seed}", torch.float32))
+    with pytest.raises(errors.MismatchError) as caught:
+        stockpot.merge("model_stock", base=base, models=models, out=tmp_path / "merged")
+    told = caught.value.line()
+    assert "vocabularies of different sizes" in told
+    assert f"expected [{WORDS}, 32] as in {base}, got [{WORDS + 2}, 32]" in told
+    assert "--mismatch first" in told
+    assert not (tmp_path / "merged").exists()
+    stockpot.merge("model_stock", base=base, models=models, out=tmp_path / "merged", mismatch="first")
+    model = load(kind.cls, tmp_path / "merged")
+    assert model.get_input_embeddings().weight.shape[0] == WORDS + 2
+    first = load(kind.cls, models[0])
+    assert torch.equal(model.get_input_embeddings().weight, first.get_input_embeddings().weight)
     assert outputs_are_finite(model, kind)

@@ -16,9 +16,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from stockpot import errors
-
-POOL_SIZE = 128
-"""Open descriptors, and mapped files, per checkpoint at most (shards can be 10,000)."""
+from stockpot.checkpoint._descriptors import FEWEST, MOST, Descriptors, opened, register, runs_short
 
 
 class View(NamedTuple):
@@ -92,46 +90,26 @@ class _Mapped:
 
 
 class FilePool:
-    """Range reads from numbered files, thread-safe, with at most ``POOL_SIZE`` descriptors open and files mapped."""
+    """Range reads from numbered files, thread-safe, with at most ``MOST`` descriptors open and files mapped."""
 
     def __init__(self, paths: Sequence[str]) -> None:
         self._paths = tuple(paths)
-        self._open: OrderedDict[int, int] = OrderedDict()
-        self._busy: dict[int, int] = {}
+        self._descriptors = Descriptors[int](self._paths.__getitem__, os.O_RDONLY)
         self._mapped: OrderedDict[int, _Mapped | None] = OrderedDict()
         self._lock = threading.Lock()
-
-    def _acquire(self, file: int) -> int:
-        with self._lock:
-            if file not in self._open:
-                while (
-                    len(self._open) >= POOL_SIZE
-                    and (idle := next((f for f in self._open if not self._busy.get(f)), None)) is not None
-                ):
-                    os.close(self._open.pop(idle))
-                self._open[file] = os.open(self._paths[file], os.O_RDONLY | os.O_CLOEXEC)
-            self._open.move_to_end(file)
-            self._busy[file] = self._busy.get(file, 0) + 1
-            return self._open[file]
-
-    def _release(self, file: int) -> None:
-        with self._lock:
-            self._busy[file] -= 1
+        register(self)
 
     def read_into(self, file: int, offset: int, out: memoryview) -> None:
         """Fill ``out`` from byte ``offset`` on; a file that ends early was truncated since it was opened."""
         path = self._paths[file]
         done = 0
         try:
-            fd = self._acquire(file)
-            try:
+            with self._descriptors.use(file) as fd:
                 while done < len(out):
                     got = os.preadv(fd, [out[done:]], offset + done)
                     if got == 0:
                         raise errors.InputChangedError("the file became shorter while it was read", file=path)
                     done += got
-            finally:
-                self._release(file)
         except OSError as error:
             if isinstance(error, errors.StockpotError):
                 raise
@@ -149,21 +127,37 @@ class FilePool:
             if file in self._mapped:
                 self._mapped.move_to_end(file)
                 return self._mapped[file]
+        if runs_short():
+            self._forget(FEWEST)
+            return None
+        found = None
         try:
-            fd = self._acquire(file)
+            fd = opened(self._paths[file], os.O_RDONLY)
             try:
-                mapped = mmap.mmap(fd, 0, access=mmap.ACCESS_READ)
+                mapped = mmap.mmap(fd, 0, access=mmap.ACCESS_READ)  # keeps a descriptor of its own
             finally:
-                self._release(file)
-        except (OSError, ValueError):  # a file system without mappings, an address limit, an empty file
-            found = None
-        else:
+                os.close(fd)
             data = np.frombuffer(mapped, dtype=np.uint8)
             found = _Mapped(mapped, data, data.ctypes.data)
+        except (OSError, ValueError):  # a file system without mappings, an address limit, an empty file
+            pass
+        self._forget(MOST)
         with self._lock:
-            if len(self._mapped) >= POOL_SIZE:
-                self._mapped.popitem(last=False)
             return self._mapped.setdefault(file, found)
+
+    def _forget(self, most: int) -> None:
+        """Let the longest unused mappings go but for so many; they end with their last view."""
+        with self._lock:
+            while len(self._mapped) >= most:
+                self._mapped.popitem(last=False)
+
+    def held(self) -> int:
+        """Mapped files: each has a descriptor."""
+        return len(self._mapped)
+
+    def give_up(self) -> None:
+        """Let every mapping go."""
+        self._forget(1)
 
     def drop_view(self, file: int, offset: int, size: int) -> None:
         """Take a viewed range out of this process's resident memory; another look at it is still right."""
@@ -177,9 +171,7 @@ class FilePool:
         """Close every descriptor; mappings go with their last view."""
         with self._lock:
             self._mapped.clear()
-            for fd in self._open.values():
-                os.close(fd)
-            self._open.clear()
+        self._descriptors.close()
 
     def __del__(self) -> None:
         self.close()

@@ -19,6 +19,7 @@ from pathlib import Path
 from typing import Any
 
 from stockpot import errors
+from stockpot.checkpoint._descriptors import Descriptors, opened
 from stockpot.checkpoint._journal import Journal, encode
 from stockpot.checkpoint._layout import Spec
 from stockpot.checkpoint._pickle_writer import offsets, read_provenance, seal, write_skeleton
@@ -102,7 +103,8 @@ class Staging:
         self.out = out
         self.folder = partial_of(out)
         self.existed = self.folder.exists()
-        self._fds: dict[str, int] = {}
+        self._files = Descriptors[str](lambda name: self.folder / name, os.O_RDWR | os.O_NOFOLLOW, os.fdatasync)
+        self._unsynced: dict[str, None] = {}
         self._pending: list[dict[str, Any]] = []
         self._mutex = threading.Lock()
         self._wake = threading.Event()
@@ -174,19 +176,20 @@ class Staging:
     def create(self, name: str, size: int, head: bytes = b"") -> None:
         """Open a file of that size, allocated at once, with its first bytes."""
         path = self.folder / name
-        path.parent.mkdir(parents=True, exist_ok=True)
-        fd = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC | os.O_NOFOLLOW, 0o666)
-        self._fds[name] = fd
         try:
-            if os.fstat(fd).st_size != size:
-                if self.finished:  # it is not the file that the journal speaks of
-                    self._journal.forget()
-                os.ftruncate(fd, size)
-            if size:
-                _allocate(fd, size)
-            _write_all(fd, memoryview(head), 0)
+            path.parent.mkdir(parents=True, exist_ok=True)
+            os.close(opened(path, os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW))
+            with self._files.use(name) as fd:
+                if os.fstat(fd).st_size != size:
+                    if self.finished:  # it is not the file that the journal speaks of
+                        self._journal.forget()
+                    os.ftruncate(fd, size)
+                if size:
+                    _allocate(fd, size)
+                _write_all(fd, memoryview(head), 0)
         except OSError as error:
             raise _write_error(error, path) from error
+        self._unsynced[name] = None
 
     def create_pickle(self, name: str, specs: Sequence[Spec], aliases: Mapping[str, str]) -> dict[str, int]:
         """Open an archive of holes, made now or by an earlier run; offset of each tensor's bytes."""
@@ -201,7 +204,7 @@ class Staging:
             places = write_skeleton(path, specs, aliases)
         except OSError as error:
             raise _write_error(error, path) from error
-        self._fds[name] = os.open(path, os.O_RDWR | os.O_CLOEXEC | os.O_NOFOLLOW)
+        self._unsynced[name] = None
         return places
 
     def seal_pickle(self, name: str, provenance: bytes) -> None:
@@ -216,13 +219,16 @@ class Staging:
         if self._failure is not None:
             raise _write_error(self._failure, self.folder)
         try:
-            _write_all(self._fds[name], data, offset)
+            with self._files.use(name) as fd:
+                self._unsynced[name] = None
+                _write_all(fd, data, offset)
         except OSError as error:
             raise _write_error(error, self.folder / name) from error
 
     def read(self, name: str, offset: int, size: int) -> bytes:
         """Bytes of a file being written."""
-        return os.pread(self._fds[name], size, offset)
+        with self._files.use(name) as fd:
+            return os.pread(fd, size, offset)
 
     def finish(self, record: Mapping[str, Any]) -> None:
         """Something is written whole; its journal line follows once its bytes are on disk."""
@@ -246,9 +252,16 @@ class Staging:
             records, self._pending = self._pending, []
         if not records:
             return
-        for fd in list(self._fds.values()):
-            os.fdatasync(fd)
+        self._sync_files()
         self._journal.commit(b"".join(map(encode, records)))
+
+    def _sync_files(self) -> None:
+        """What was written up to now is on disk afterwards."""
+        while self._unsynced:
+            # Taken off first: what is written meanwhile puts it back.
+            name, _ = self._unsynced.popitem()
+            with self._files.use(name) as fd:
+                os.fdatasync(fd)
 
     def flush(self) -> None:
         """Stop the background syncing and put everything finished on disk."""
@@ -280,8 +293,10 @@ class Staging:
     def commit(self, one_file: str | None = None, before_rename: Callable[[], None] = lambda: None) -> None:
         """Make it OUT: sync all, rename, sync the parent. ``one_file``: that file alone becomes OUT."""
         self.flush()
-        for fd in self._fds.values():
-            os.fsync(fd)
+        try:
+            self._sync_files()
+        except OSError as error:
+            raise _write_error(error, self.folder) from error
         for folder, _, _ in os.walk(self.folder):
             _sync_folder(Path(folder))
         before_rename()
@@ -322,9 +337,7 @@ class Staging:
                 shutil.rmtree(entry) if entry.is_dir() and not entry.is_symlink() else entry.unlink()
 
     def _close(self) -> None:
-        for fd in self._fds.values():
-            os.close(fd)
-        self._fds.clear()
+        self._files.close()
         self._journal.close()
         os.close(self._lock)
 

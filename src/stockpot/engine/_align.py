@@ -9,7 +9,7 @@ from typing import Literal
 
 from stockpot import errors
 from stockpot.adapters import AdapterSum
-from stockpot.checkpoint import Source, TensorInfo, is_mergeable, itemsize, widest
+from stockpot.checkpoint import EMBEDDINGS, HEADS, Source, TensorInfo, is_mergeable, itemsize, widest
 from stockpot.engine._job import Job, split_rename
 from stockpot.engine._names import missing_error, rename_hints, tied_head
 
@@ -398,15 +398,20 @@ def source_path(inputs: Inputs, number: int, info: TensorInfo) -> str:
 def _require_shapes(job: Job, inputs: Inputs, name: str, infos: Mapping[int, TensorInfo]) -> None:
     first = next(iter(infos))
     for number, info in infos.items():
-        if info.shape != infos[first].shape:
-            raise errors.MismatchError(
-                "shapes differ",
-                tensor=name,
-                file=source_path(inputs, number, info),
-                expected=f"{list(infos[first].shape)} as in {inputs.checkpoints[first].ref}",
-                got=f"{list(info.shape)}",
-                remedy="--mismatch base|first takes it unmerged, --exclude leaves it as the template has it",
-            )
+        kept = infos[first].shape
+        if info.shape == kept:
+            continue
+        is_vocabulary = name.endswith((*HEADS, *EMBEDDINGS)) and info.shape[1:] == kept[1:]
+        raise errors.MismatchError(
+            "vocabularies of different sizes" if is_vocabulary else "shapes differ",
+            tensor=name,
+            file=source_path(inputs, number, info),
+            expected=f"{list(kept)} as in {inputs.checkpoints[first].ref}",
+            got=f"{list(info.shape)}",
+            remedy="--mismatch first takes the first model's, with its tokenizer, unmerged; --mismatch base the base's"
+            if is_vocabulary
+            else "--mismatch base|first takes it unmerged, --exclude leaves it as the template has it",
+        )
 
 
 def _raise(problems: Sequence[errors.AlignmentError]) -> None:
