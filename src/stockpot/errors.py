@@ -12,6 +12,7 @@ too, so that a program can act on them, and ``kind`` is a stable name for each c
     │   ├── CheckpointError             an input that cannot be opened
     │   │   ├── NotFoundError (FileNotFoundError)
     │   │   ├── UnreadableError (PermissionError)
+    │   │   ├── HubError                a model hub that cannot be reached, or answers wrongly
     │   │   ├── NoWeightsError          a folder without weights, or with too many candidates
     │   │   ├── NotAnOutputError        verify was given what stockpot did not make
     │   │   ├── ShardIndexError         a shard index that lies
@@ -167,6 +168,12 @@ class UnreadableError(CheckpointError, PermissionError):
     """A file that may not be read."""
 
     kind = "unreadable"
+
+
+class HubError(CheckpointError):
+    """A model hub that cannot be reached, answers wrongly, or may not be asked."""
+
+    kind = "hub"
 
 
 class NoWeightsError(CheckpointError):

@@ -169,7 +169,7 @@ def test_a_path_is_never_asked_of_the_hub(ref: str, tmp_path: Path, monkeypatch:
     def asked(*_: object, **__: object) -> None:
         raise AssertionError("the Hub was asked")
 
-    monkeypatch.setattr(huggingface_hub, "snapshot_download", asked)
+    monkeypatch.setattr(huggingface_hub.HfApi, "model_info", asked)
     monkeypatch.chdir(tmp_path)
     for given in (ref, Path(ref)):
         with pytest.raises(errors.NotFoundError, match="no such file or folder"):
@@ -181,23 +181,6 @@ def test_an_existing_path_wins(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) 
     monkeypatch.chdir(tmp_path)
     marked(tmp_path / "a" / "b" / "model.safetensors", 0)
     assert set(open_checkpoint("a/b").tensors) == {"t0"}
-
-
-def test_a_hub_id_is_fetched(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """A Hub id is fetched with its revision, and called as it was typed."""
-    huggingface_hub = pytest.importorskip("huggingface_hub")
-    marked(tmp_path / "model.safetensors", 0)
-    calls = []
-
-    def download(repo: str, **options: object) -> str:
-        calls.append((repo, options["revision"]))
-        return str(tmp_path)
-
-    monkeypatch.setattr(huggingface_hub, "snapshot_download", download)
-    checkpoint = open_checkpoint("name-of/nothing@v1")
-    assert calls == [("name-of/nothing", "v1")]
-    assert checkpoint.ref == "name-of/nothing@v1"
-    assert set(checkpoint.tensors) == {"t0"}
 
 
 CHANGES: dict[str, Callable[[Path], object]] = {

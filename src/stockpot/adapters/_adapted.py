@@ -101,6 +101,24 @@ class AdaptedCheckpoint:
         ]
         return KEPT * max(sizes, default=0) + self.base.working_bytes
 
+    @property
+    def commit(self) -> str:
+        """Those of both, joined as they are in ``ref``; nothing where neither is on a hub."""
+        found = f"{self.base.commit}+{self.adapter.source.commit}"
+        return found if found.strip("+") else ""
+
+    def bytes_to_download(self, *, side_files: bool) -> int:
+        """What both lack."""
+        own = self.adapter.source.bytes_to_download(side_files=False)
+        return self.base.bytes_to_download(side_files=side_files) + own
+
+    def fetched(self, *, side_files: bool = True) -> AdaptedCheckpoint:
+        """Both on this machine, with the base's side files."""
+        base, own = self.base.fetched(side_files=side_files), self.adapter.source.fetched(side_files=False)
+        if base is self.base and own is self.adapter.source:
+            return self
+        return replace(adapted(self.ref, base, replace(self.adapter, source=own)), notes=self.notes)
+
     def read_into(self, info: TensorInfo, start: int, out: memoryview) -> None:
         """Fill ``out`` with bytes of a tensor, from its byte ``start`` on."""
         if info.name in self.replaced:

@@ -10,22 +10,24 @@ from stockpot.adapters._peft import is_adapter, read_adapter
 from stockpot.checkpoint import Source, is_local, open_checkpoint
 
 
-def open_source(ref: str | Path) -> Source:
+def open_source(ref: str | Path, *, commit: str = "") -> Source:
     """Open a checkpoint, or a base with a LoRA adapter on it, by headers alone.
 
     ``ref``: what ``checkpoint.open_checkpoint`` opens, or two such joined by ``+``, the second an adapter as PEFT saves
     it; an existing path wins. Several are put on one after the other. Raises CheckpointError kinds, AdapterError where
-    an adapter is not understood or does not fit its base. Cost: the headers.
+    an adapter is not understood or does not fit its base. ``commit``: of Hub ids the commits to open, as a source says
+    them that was opened before. Cost: the headers.
     """
     typed = str(ref)
     base, plus, adapter = typed.rpartition("+")
-    if not plus or not base or not adapter or is_local(ref):
-        return open_checkpoint(ref)
-    found = open_checkpoint(adapter)
+    if not plus or not base or not adapter or ("+" not in commit and is_local(ref)):
+        return open_checkpoint(ref, commit=commit)
+    of_base, _, of_adapter = commit.rpartition("+")
+    found = open_checkpoint(adapter, commit=of_adapter)
     if not is_adapter(found):
         raise errors.AdapterError(
             "what follows the + is no adapter",
             file=adapter,
             expected="adapter_config.json and adapter_model.safetensors",
         )
-    return adapted(typed, open_source(base), read_adapter(found))
+    return adapted(typed, open_source(base, commit=of_base), read_adapter(found))

@@ -13,7 +13,7 @@ import math
 import threading
 from collections import OrderedDict
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -83,7 +83,7 @@ class AdapterSum:
         self, adapters: Sequence[Adapter], mixing: Mixing, group_of: Callable[[str], str], rank: int | None
     ) -> None:
         self._adapters = tuple(adapters)
-        self._mixing = mixing
+        self._mixing, self._group_of, self._rank = mixing, group_of, rank
         self._modules: dict[str, _Module] = {}
         self._wholes: dict[str, _Whole] = {}
         self._roles: dict[str, tuple[str, str]] = {}
@@ -91,7 +91,7 @@ class AdapterSum:
         self._norms: dict[str, tuple[float, float]] = {}
         self._made: OrderedDict[str, tuple[Array, Array]] = OrderedDict()
         self._lock = threading.RLock()
-        sources = [adapter.source for adapter in adapters]
+        self.sources = sources = tuple(adapter.source for adapter in adapters)
         self.ref = sources[0].ref
         self.files: tuple[FileIdentity, ...] = tuple(file for source in sources for file in source.files)
         self.roots: tuple[Path, ...] = tuple(root for source in sources for root in source.roots)
@@ -113,6 +113,23 @@ class AdapterSum:
             if product is not None
         ]
         return 8 * 3 * KEPT * max(sizes, default=0) * len(self._adapters)
+
+    @property
+    def commit(self) -> str:
+        """What is on a hub are the adapters, each at its own."""
+        return ""
+
+    def bytes_to_download(self, *, side_files: bool) -> int:
+        """What the adapters lack; side files are the first one's."""
+        return sum(one.bytes_to_download(side_files=side_files and one is self.sources[0]) for one in self.sources)
+
+    def fetched(self, *, side_files: bool = True) -> AdapterSum:
+        """All of them on this machine."""
+        here = [one.fetched(side_files=side_files and one is self.sources[0]) for one in self.sources]
+        if all(one is other for one, other in zip(here, self.sources, strict=True)):
+            return self
+        adapters = [replace(own, source=source) for own, source in zip(self._adapters, here, strict=True)]
+        return AdapterSum(adapters, self._mixing, self._group_of, self._rank)
 
     @property
     def own_files(self) -> dict[str, bytes]:

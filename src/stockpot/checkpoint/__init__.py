@@ -12,6 +12,7 @@ from stockpot.checkpoint._dtypes import (
 from stockpot.checkpoint._files import FileIdentity, View, require_readable
 from stockpot.checkpoint._folder import CONFIG, MANIFESTS
 from stockpot.checkpoint._header import TensorInfo, blank_seal
+from stockpot.checkpoint._hub import cache_folder, current_commit, hub_ids
 from stockpot.checkpoint._layout import (
     Layout,
     OutFile,
@@ -23,9 +24,10 @@ from stockpot.checkpoint._layout import (
     seal_header,
     weight_metadata,
 )
-from stockpot.checkpoint._open import Checkpoint, is_local, is_weight_file, local_path, open_checkpoint, open_local
+from stockpot.checkpoint._open import Checkpoint, is_local, local_path, open_checkpoint, open_local
 from stockpot.checkpoint._pickle_writer import damaged_member, read_provenance
 from stockpot.checkpoint._runs import last_checkpoints
+from stockpot.checkpoint._side_names import is_side_file, is_side_folder, is_weight_file
 from stockpot.checkpoint._source import Part, Source, part_of, read_dense
 from stockpot.checkpoint._staging import Staging, partial_of, repair, require_free, require_outside
 from stockpot.checkpoint._ties import EMBEDDINGS, HEADS
@@ -48,12 +50,17 @@ __all__ = [
     "TensorInfo",
     "View",
     "blank_seal",
+    "cache_folder",
     "count",
+    "current_commit",
     "damaged_member",
     "header_bytes",
+    "hub_ids",
     "is_local",
     "is_mergeable",
     "is_sealed_header",
+    "is_side_file",
+    "is_side_folder",
     "is_weight_file",
     "itemsize",
     "last_checkpoints",

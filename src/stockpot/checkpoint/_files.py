@@ -45,7 +45,10 @@ class FileIdentity:
     the others only."""
 
     def is_current(self) -> bool:
-        """Whether the file on disk still looks like the one that was opened (its header is not read again)."""
+        """Whether the file on disk still looks like the one that was opened (its header is not read again); of a commit
+        on a hub it always does."""
+        if not self.inode:
+            return True
         try:
             found = Path(self.path).stat()
         except OSError:

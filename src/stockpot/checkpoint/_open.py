@@ -2,28 +2,32 @@
 
 from __future__ import annotations
 
-import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from functools import cached_property
 from pathlib import Path
-from typing import BinaryIO
+from typing import TYPE_CHECKING, BinaryIO
 
 from stockpot import errors
 from stockpot.checkpoint import _hub
 from stockpot.checkpoint._dcp import metadata_folder, open_distributed
 from stockpot.checkpoint._files import FileIdentity, FilePool, View, identity, require_readable
-from stockpot.checkpoint._folder import PICKLE_SUFFIXES, Contents, read_config, read_files, read_folder
+from stockpot.checkpoint._folder import Contents, read_config, read_files, read_folder
 from stockpot.checkpoint._header import TensorInfo
 from stockpot.checkpoint._source import DEFAULT_STEM, Part, Source
+
+if TYPE_CHECKING:
+    from stockpot.checkpoint._hub_folder import HubFolder, RangePool
 
 
 @dataclass(frozen=True)
 class Checkpoint:
-    """Named tensors in files on this machine, opened by header.
+    """Named tensors in files on this machine or on a model hub, opened by header.
 
     ``ref`` is what the user typed; ``tensors`` maps names to places, in file order; ``aliases`` maps further names of
-    the same bytes to the name that is kept; ``parts`` are its folders of weights; ``notes`` says what was unwrapped.
+    the same bytes to the name that is kept; ``parts`` are its folders of weights; ``notes`` says what was unwrapped;
+    ``hub`` is the model that a Hub id means; ``is_remote``, whether some of its weights are there only: reading
+    them then takes a request for each range.
     """
 
     ref: str
@@ -34,16 +38,23 @@ class Checkpoint:
     parts: tuple[Part, ...] = (Part(),)
     notes: tuple[str, ...] = ()
     is_pickle: bool = False
+    hub: HubFolder | None = field(default=None, repr=False, compare=False)
+    is_remote: bool = False
 
     @property
     def folder(self) -> Path | None:
-        """The folder whose side files belong to the checkpoint, or None for a single file."""
+        """The folder whose side files belong to the checkpoint (of a hub's, as far as they are here), or None."""
         return self.root if self.root.is_dir() else None
 
     @property
     def roots(self) -> tuple[Path, ...]:
-        """Its folder or file."""
-        return (self.root,)
+        """Its folder or file; none while it is on a hub."""
+        return () if self.is_remote else (self.root,)
+
+    @property
+    def commit(self) -> str:
+        """Of a Hub id, the commit that was opened; else nothing."""
+        return self.hub.repository.commit if self.hub is not None else ""
 
     @property
     def metadata(self) -> Mapping[str, str]:
@@ -56,8 +67,10 @@ class Checkpoint:
         return sum(info.nbytes for info in self.tensors.values())
 
     @cached_property
-    def pool(self) -> FilePool:
-        """The descriptors through which it is read."""
+    def pool(self) -> FilePool | RangePool:
+        """The descriptors, or the requests, through which it is read."""
+        if self.hub is not None and self.is_remote:
+            return self.hub.ranges(self.hub.weights)
         return FilePool([file.path for file in self.files])
 
     def file_of(self, name: str) -> str:
@@ -91,19 +104,43 @@ class Checkpoint:
         if "pool" in self.__dict__:
             self.pool.close()
 
+    def bytes_to_download(self, *, side_files: bool) -> int:
+        """What ``fetched`` would download; nothing for what is on this machine."""
+        return self.hub.missing_bytes(side_files=side_files) if self.hub is not None else 0
 
-def open_checkpoint(ref: str | Path) -> Source:
+    def fetched(self, *, side_files: bool = True) -> Checkpoint:
+        """The same tensors on this machine, and with ``side_files`` what a merge would copy beside them.
+
+        Raises InputChangedError where the files are not those whose headers were read.
+        """
+        if self.hub is None:
+            return self
+        self.hub.fetch(side_files=side_files)
+        if not self.is_remote:
+            return self
+        found = read_folder(_Disk(self.root))
+        same = (found.tensors, found.aliases) == (self.tensors, self.aliases)
+        if not same or [f.header_digest for f in found.files] != [f.header_digest for f in self.files]:
+            raise errors.InputChangedError(
+                "the files downloaded are not those whose headers were read", file=self.ref, remedy="run it again"
+            )
+        return replace(self, files=tuple(found.files), is_remote=False)
+
+
+def open_checkpoint(ref: str | Path, *, commit: str = "") -> Source:
     """Open a folder, a ``.safetensors`` file, a pickled state dict, or a Hub id, by headers alone.
 
-    An existing path wins; otherwise ``name/name[@revision]`` is a Hub id. A folder is one of
-    ``torch.distributed.checkpoint``, or has weights of its own (an index, then ``model.safetensors``, then a sole
-    ``*.safetensors``, then the same with ``.bin``; otherwise an error lists what is there), or subfolders with weights
-    as diffusers and sentence-transformers write them. Raises CheckpointError and its kinds. Cost: the headers.
+    An existing path wins; otherwise ``name/name[@revision]`` is a Hub id, opened at ``commit`` where one is given,
+    whatever its revision means by now. A folder is one of ``torch.distributed.checkpoint``, or has weights of its own
+    (an index, then ``model.safetensors``, then a sole ``*.safetensors``, then the same with ``.bin``; otherwise an
+    error lists what is there), or subfolders with weights as diffusers and sentence-transformers write them. Raises
+    CheckpointError and its kinds. Cost: the headers; of a Hub id those are read by range, and its small files are
+    downloaded (``fetched`` downloads the weights).
     """
     typed = str(ref)
     path = local_path(typed)
-    if not _exists(path):
-        path = _hub.fetch(typed) if isinstance(ref, str) else _hub.not_there(typed)
+    if commit or not _exists(path):
+        return _open_from_hub(typed, commit) if isinstance(ref, str) else _hub.not_there(typed)
     if path.is_dir() and (inner := metadata_folder(path)):
         return open_distributed(typed, path, inner, read_config(_Disk(path), ""))
     return open_local(typed, path)
@@ -117,6 +154,17 @@ def open_local(ref: str, path: Path) -> Checkpoint:
     read_files(_Disk(path.parent), contents, "", [path.name])
     contents.parts[0] = replace(contents.parts[0], stem=DEFAULT_STEM, config={})
     return _checkpoint(ref, path, contents)
+
+
+def _open_from_hub(ref: str, commit: str) -> Checkpoint:
+    from stockpot.checkpoint._hub_folder import DESCRIPTIONS, HubFolder  # who merges files does not wait for it
+
+    repository = _hub.find(ref, commit)
+    place = HubFolder(repository)
+    found = read_folder(place)
+    place.download([name for name in DESCRIPTIONS if name in repository.entries])
+    found.notes[:0] = repository.notes
+    return replace(_checkpoint(ref, repository.snapshot, found), hub=place, is_remote=not place.is_local)
 
 
 def _checkpoint(ref: str, root: Path, found: Contents) -> Checkpoint:
@@ -190,11 +238,3 @@ def _exists(path: Path) -> bool:
         raise errors.UnreadableError("the folder may not be read", file=str(path.parent)) from None
     except (OSError, ValueError):
         return False
-
-
-def is_weight_file(name: str) -> bool:
-    """Whether a file name is that of weights or of their index, in any form that we know."""
-    lowered = name.lower()
-    return lowered.endswith((".safetensors", *PICKLE_SUFFIXES, ".h5", ".msgpack", ".onnx", ".gguf", ".distcp")) or bool(
-        re.search(r"\.(safetensors|bin)\.index(\..*)?\.json$", lowered)
-    )

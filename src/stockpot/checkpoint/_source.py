@@ -80,6 +80,16 @@ class Source(Protocol):
     def is_pickle(self) -> bool:
         """Whether it came from pickled files."""
 
+    @property
+    def commit(self) -> str:
+        """On a model hub, the commit of it that was opened; else nothing."""
+
+    def bytes_to_download(self, *, side_files: bool) -> int:
+        """What ``fetched`` would download."""
+
+    def fetched(self, *, side_files: bool = True) -> Source:
+        """The same tensors on this machine; with ``side_files``, what a merge would copy beside them too."""
+
     def read_into(self, info: TensorInfo, start: int, out: memoryview) -> None:
         """Fill ``out`` with bytes of a tensor's range, from its byte ``start`` on."""
 

@@ -88,6 +88,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
     verbose = "-v" in given or "--verbose" in given
     # numpy's own threads serve no matrix of a few rows, and cost time at both ends of the program.
     os.environ.setdefault("OPENBLAS_NUM_THREADS", "1")
+    os.environ.setdefault("HF_HUB_VERBOSITY", "error")  # failures are told by us, in one line
+    if {"--quiet", "-q", "--json"} & set(given):
+        os.environ.setdefault("HF_HUB_DISABLE_PROGRESS_BARS", "1")
     previous, collecting = signal.signal(signal.SIGTERM, _on_sigterm), gc.get_threshold()
     gc.set_threshold(GARBAGE, *collecting[1:])
     try:

@@ -74,7 +74,7 @@ def merge(
         from stockpot.checkpoint import last_checkpoints
         from stockpot.cli._recipe import recipe_from_arguments
         from stockpot.engine import check_output, write
-        from stockpot.report import merge_summary, plan_table
+        from stockpot.report import human_bytes, merge_summary, plan_table
 
     if last is not None:
         if method is None:
@@ -104,6 +104,8 @@ def merge(
         _output.print_warnings(plan.warnings, quiet)
         return
     _output.print_warnings(plan.warnings, quiet)
+    if plan.bytes_to_download:
+        _output.say(f"stockpot: downloading {human_bytes(plan.bytes_to_download)} from the hub, into its cache", quiet)
     with _output.byte_progress("merging", quiet) as progress:
         result = write(plan, overwrite=overwrite, resume=not no_resume, progress=progress)
     if json:

@@ -31,6 +31,7 @@ def verify(
             problems=result.problems[1:],
         )  # fmt: skip
     if json:
-        _output.print_object("verify", "done", [], result.record())
+        _output.print_object("verify", "done", result.notes, result.record())
+    _output.print_warnings(result.notes, quiet)
     again = f", {result.recomputed} tensors computed anew" if recompute else ""
     _output.say(f"stockpot: {out} is whole: {result.tensors} tensors, {result.files} files{again}", quiet)

@@ -18,6 +18,7 @@ from stockpot.engine._side_files import differing_side_files, side_files
 if TYPE_CHECKING:
     from stockpot.engine._content import file_digest, memory_digest, mixture_digest
     from stockpot.engine._execute import Progress
+    from stockpot.engine._fetch import fetched_sources
     from stockpot.engine._geometry import Geometry, measure_geometry
     from stockpot.engine._live import LiveModel
     from stockpot.engine._memory import MemorySink, MemorySource, to_memory
@@ -48,6 +49,7 @@ __all__ = [
     "check_output",
     "choose_device",
     "differing_side_files",
+    "fetched_sources",
     "file_digest",
     "is_one_file",
     "make_plan",
@@ -67,6 +69,7 @@ __all__ = [
 _LATER = {
     "Geometry": "_geometry",
     "LiveModel": "_live",
+    "fetched_sources": "_fetch",
     "file_digest": "_content",
     "memory_digest": "_content",
     "mixture_digest": "_content",

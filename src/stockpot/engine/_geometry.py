@@ -17,6 +17,7 @@ from stockpot import errors
 from stockpot.checkpoint import Source, count
 from stockpot.engine._align import Slot
 from stockpot.engine._execute import Progress, Run, execute
+from stockpot.engine._fetch import fetched
 from stockpot.engine._job import Job, require_pattern, resolve
 from stockpot.engine._plan import Plan, make_plan, open_inputs
 from stockpot.engine._records import Records
@@ -359,6 +360,7 @@ def measure_geometry(
             "no tensor is common to the base and the models", expected="names and shapes that agree",
             got=f"{len(plan.slots)} tensors, none of them in all", remedy="--rename changes names of inputs",
         )  # fmt: skip
+    plan = fetched(plan, side_files=False)
     sink = CollectingSink()
     sink.found, why = stored_grams(stored, plan) if stored is not None else ({}, "")
     if stored is not None and finest == "row":

@@ -35,6 +35,7 @@ class MemorySource:
         self.folder: Path | None = None
         self.is_pickle = False
         self.working_bytes = 0
+        self.commit = ""
         self.aliases: dict[str, str] = {}
         self.tensors: dict[str, TensorInfo] = {}
         self._data: dict[str, Tensor] = {}
@@ -71,6 +72,14 @@ class MemorySource:
 
     def close(self) -> None:
         """Nothing is open."""
+
+    def bytes_to_download(self, *, side_files: bool) -> int:
+        """Nothing."""
+        return 0
+
+    def fetched(self, *, side_files: bool = True) -> MemorySource:
+        """It is here."""
+        return self
 
     def drop_views(self, infos: Sequence[TensorInfo]) -> None:
         """The memory is its owner's."""

@@ -31,6 +31,7 @@ from stockpot.checkpoint import (
 from stockpot.engine import _provenance as prov
 from stockpot.engine._align import Decision
 from stockpot.engine._execute import Progress, Run, execute, solve
+from stockpot.engine._fetch import fetched, require_room_to_download
 from stockpot.engine._plan import Group, Plan, disk_free, disk_needed, provenance_reserve
 from stockpot.engine._records import RatioSummary, Records, summarize
 from stockpot.engine._schedule import make_tasks
@@ -88,6 +89,7 @@ def check_output(plan: Plan, *, overwrite: bool, dry_run: bool = False) -> None:
             "the disk has too little room", file=str(plan.out), expected=f"{needed} bytes free", got=f"{free}",
             remedy="free some space, or choose another --out",
         )  # fmt: skip
+    require_room_to_download(plan)
 
 
 def write(plan: Plan, *, overwrite: bool = False, resume: bool = True, progress: Progress | None = None) -> MergeResult:
@@ -95,6 +97,9 @@ def write(plan: Plan, *, overwrite: bool = False, resume: bool = True, progress:
     started = dt.datetime.now(dt.timezone.utc).isoformat(timespec="seconds")
     clock = time.perf_counter()
     check_output(plan, overwrite=overwrite)
+    if (here := fetched(plan)) is not plan:
+        plan = here
+        check_output(plan, overwrite=overwrite)  # of side files, sizes and rights are known only now
     staging = Staging(plan.out, plan.key, resume=resume, overwrite=overwrite)
     try:
         records = Records()

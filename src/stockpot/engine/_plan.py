@@ -77,6 +77,15 @@ class Plan:
         return self.layout.total_bytes
 
     @property
+    def bytes_to_download(self) -> int:
+        """Bytes of weights, and of the template's side files, that are on a model hub and not yet in its cache."""
+        found: dict[str, int] = {}
+        for number, source in enumerate(self.inputs.checkpoints):
+            size = source.bytes_to_download(side_files=number == self.alignment.template)
+            found[source.ref] = max(size, found.get(source.ref, 0))
+        return sum(found.values())
+
+    @property
     def peak_memory_bytes(self) -> int:
         """Foreseen peak of the process."""
         needs_torch = self.is_pickled or self.budget.device != "cpu" or not is_compiled()
@@ -135,6 +144,7 @@ class Plan:
             "passes": self.passes,
             "bytes_read": self.bytes_read,
             "bytes_written": self.bytes_written,
+            "bytes_to_download": self.bytes_to_download,
             "peak_memory_bytes": self.peak_memory_bytes,
             "disk_needed_bytes": disk_needed(self),
             "disk_free_bytes": disk_free(self.out),
@@ -234,7 +244,10 @@ def provenance_reserve(job: Job, inputs: Inputs, alignment: Alignment, story: St
     """
     words = [slot.name for slot in alignment.slots for _ in range(2)]
     words += [decision.tensor + decision.policy + decision.action for decision in alignment.decisions]
-    words += [source.ref + "".join(Path(file.path).name for file in source.files) for source in inputs.checkpoints]
+    words += [
+        source.ref + source.commit + "".join(Path(file.path).name for file in source.files)
+        for source in inputs.checkpoints
+    ]
     text = sum(len(json.dumps(json.dumps(word))) for word in words)
     numbers = len(alignment.slots) * (400 + 60 * (len(job.models) + 1)) + 100 * len(alignment.decisions)
     files = 200 * sum(len(source.files) + 1 for source in inputs.checkpoints)

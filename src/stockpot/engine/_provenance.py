@@ -14,7 +14,7 @@ import xxhash
 
 from stockpot._version import __version__
 from stockpot.adapters import Loss, is_adapter
-from stockpot.checkpoint import MANIFESTS, Source
+from stockpot.checkpoint import MANIFESTS, Source, hub_ids
 from stockpot.engine._plan import Plan
 from stockpot.engine._records import Records, summarize
 
@@ -37,6 +37,7 @@ def provenance(plan: Plan, records: Records) -> dict[str, Any]:
         "inputs": [
             {
                 "ref": checkpoint.ref,
+                **({"commit": checkpoint.commit} if checkpoint.commit else {}),
                 "role": plan.inputs.given.role(number),
                 "files": [
                     {"name": Path(file.path).name, "bytes": file.size, "header_xxh3": file.header_digest}
@@ -125,16 +126,17 @@ def model_card(plan: Plan, records: Records) -> bytes:
     """``README.md`` of the output: front matter that model hubs read, then how it was made."""
     job = plan.job
     lines = ["---"]
-    hub_ids = [c.ref for c in plan.inputs.given.checkpoints if not Path(c.ref).exists()]
-    if hub_ids:
-        lines += ["base_model:", *(f"- {ref}" for ref in hub_ids), "base_model_relation: merge"]
+    ids = [ref.partition("@")[0] for c in plan.inputs.given.checkpoints for ref, _ in hub_ids(c.ref, c.commit)]
+    if ids:
+        lines += ["base_model:", *(f"- {one}" for one in dict.fromkeys(ids)), "base_model_relation: merge"]
     if library := _library(plan.template):
         lines.append(f"library_name: {library}")
     lines += ["tags:", "- merge", "- stockpot", "---", "", f"# {plan.out.name}", ""]
     lines.append(f"Merged by stockpot {__version__}, method `{job.method.name}`: {job.method.summary}")
     lines += ["", "| input | role |", "|---|---|"]
     for number, checkpoint in enumerate(plan.inputs.given.checkpoints):
-        lines.append(f"| `{checkpoint.ref}` | {plan.inputs.given.role(number)} |")
+        at = f" at commit {checkpoint.commit}" if checkpoint.commit else ""
+        lines.append(f"| `{checkpoint.ref}`{at} | {plan.inputs.given.role(number)} |")
     ratio = summarize(records.groups)
     if ratio:
         lines += [

@@ -8,11 +8,8 @@ from pathlib import Path
 from typing import Any
 
 from stockpot import errors
-from stockpot.checkpoint import TORCH_NAMES, Source, is_weight_file
+from stockpot.checkpoint import TORCH_NAMES, Source, is_side_file, is_side_folder
 
-_SKIPPED_WORDS = ("optimizer", "scheduler", "rng_state", "trainer_state", "scaler", "random_states")
-_SKIPPED_FOLDERS = ("runs", "wandb", "mlruns", "lightning_logs", "logs", "__pycache__")
-"""What training leaves beside a model, with as many files as it had steps."""
 _DTYPE_KEYS = ("torch_dtype", "dtype")
 
 
@@ -26,25 +23,15 @@ def _inside(folder: Path, prefix: str) -> Iterator[tuple[str, Path]]:
     for entry in sorted(folder.iterdir()):
         name = entry.name
         if entry.is_dir():
-            if name.startswith((".", "checkpoint-", "global_step")) or name in _SKIPPED_FOLDERS:
+            if not is_side_folder(name):
                 continue
             if entry.is_symlink():
                 raise errors.CheckpointError(
                     "a symlinked folder inside a checkpoint", file=str(entry), remedy="put the folder itself there"
                 )
             yield from _inside(entry, f"{prefix}{name}/")
-        elif entry.is_file() and _is_side_file(name, bool(prefix)):
+        elif entry.is_file() and is_side_file(prefix + name):
             yield prefix + name, entry
-
-
-def _is_side_file(name: str, is_inside: bool) -> bool:
-    return not (
-        name.startswith((".", "checkpoint-", "stockpot_", "events.out.tfevents"))
-        or name in ("SHA256SUMS", "stockpot.json")
-        or is_weight_file(name)
-        or (any(word in name.lower() for word in _SKIPPED_WORDS) and not (is_inside and name.endswith("_config.json")))
-        or name.lower().startswith(("readme", "training_args"))
-    )
 
 
 def differing_side_files(template: Source, others: Iterable[Source]) -> list[str]:

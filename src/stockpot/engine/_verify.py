@@ -13,9 +13,13 @@ import xxhash
 from pydantic import BaseModel, Field, ValidationError
 
 from stockpot import errors
+from stockpot.adapters import open_source
 from stockpot.checkpoint import (
     Checkpoint,
+    Source,
+    current_commit,
     damaged_member,
+    hub_ids,
     is_sealed_header,
     is_weight_file,
     local_path,
@@ -23,6 +27,7 @@ from stockpot.checkpoint import (
     read_provenance,
 )
 from stockpot.engine._execute import Run, execute
+from stockpot.engine._fetch import fetched
 from stockpot.engine._job import resolve
 from stockpot.engine._plan import Plan, make_plan, open_inputs
 from stockpot.engine._provenance import PROVENANCE, SUMS
@@ -44,6 +49,7 @@ class VerifyResult:
     files: int
     recomputed: int
     problems: tuple[str, ...]
+    notes: tuple[str, ...] = ()
 
     def record(self) -> dict[str, object]:
         """The result as data, for ``--json``."""
@@ -62,8 +68,9 @@ def verify(
     """Check an output of stockpot against what it says of itself.
 
     Arguments: ``out``, a folder or one file; ``recompute``, the fraction (0 to 1) of its groups of tensors that are
-    derived anew from the recorded inputs and compared bit by bit. Returns what was checked; ``problems`` is empty if
-    all is whole. Raises CheckpointError where there is no provenance to check against, or an input is gone.
+    derived anew from the recorded inputs (Hub ids at the recorded commits) and compared bit by bit. Returns what was
+    checked; ``problems`` is empty if all is whole; ``notes`` says which Hub ids mean another commit by now. Raises
+    CheckpointError where there is no provenance to check against, or an input is gone.
     Cost: one read of OUT; ``recompute`` times one merge.
     """
     path = local_path(out)
@@ -81,8 +88,10 @@ def verify(
         return VerifyResult(path, 0, names, 0, (*problems, error.line()))
     problems += _check_files(path, record)
     problems += _check_tensors(checkpoint, record, progress)
-    count = _recompute(path, record, recompute, problems) if recompute > 0 and not problems else 0
-    return VerifyResult(path, len(checkpoint.tensors), names + len(checkpoint.files), count, tuple(problems))
+    notes: list[str] = []
+    count = _recompute(path, record, recompute, problems, notes) if recompute > 0 and not problems else 0
+    files = names + len(checkpoint.files)
+    return VerifyResult(path, len(checkpoint.tensors), files, count, tuple(problems), tuple(notes))
 
 
 class _FileRecord(BaseModel):
@@ -93,6 +102,7 @@ class _FileRecord(BaseModel):
 
 class _InputRecord(BaseModel):
     ref: str
+    commit: str = ""
     files: list[_FileRecord]
 
 
@@ -215,10 +225,28 @@ def _check_tensors(
             yield f"tensor {name} in {checkpoint.file_of(name)}: its bytes are not those written"
 
 
-def _recompute(path: Path, record: _Record, fraction: float, problems: list[str]) -> int:
+def _at_commits(record: _Record, notes: list[str]) -> dict[str, Source]:
+    """Inputs from a hub at the commits that were merged; a revision that means another one by now is noted."""
+    found: dict[str, Source] = {}
+    for said in record.inputs:
+        if not said.commit or said.ref in found:
+            continue
+        found[said.ref] = open_source(said.ref, commit=said.commit)
+        for ref, commit in hub_ids(said.ref, said.commit):
+            try:
+                now = current_commit(ref)
+            except errors.CheckpointError as error:
+                notes.append(f"{ref}: it is not known what it means now ({error.what})")
+                continue
+            if now != commit:
+                notes.append(f"{ref}: means commit {now[:12]} by now; {commit[:12]} was merged, and is compared")
+    return found
+
+
+def _recompute(path: Path, record: _Record, fraction: float, problems: list[str], notes: list[str]) -> int:
     """Derive a sample of the tensors anew, by the recorded recipe from the recorded inputs."""
     job = resolve(Recipe.from_data(record.recipe, f"{path}/{PROVENANCE}"))
-    inputs = open_inputs(job, adapters=True)
+    inputs = open_inputs(job, _at_commits(record, notes), adapters=True)
     given = inputs.given.checkpoints
     if len(given) != len(record.inputs):
         problems.append(f"{PROVENANCE}: {len(record.inputs)} inputs, but its recipe has {len(given)}")
@@ -229,6 +257,7 @@ def _recompute(path: Path, record: _Record, fraction: float, problems: list[str]
             problems.append(f"input {checkpoint.ref}: not the files that were merged")
             return 0
     plan = make_plan(job, inputs, path, memory=DEFAULT_MEMORY, workers=None, device="cpu")
+    plan = fetched(plan, side_files=False)
     tasks, names = _sample(plan, fraction)
     records = Records()
     execute(Run(plan, tasks, NullSink(), records))

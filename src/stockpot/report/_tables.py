@@ -40,6 +40,8 @@ def plan_table(plan: Plan) -> Table:
     dtypes = Counter(slot.dtype for slot in plan.slots)
     table.add_row("dtypes", ", ".join(f"{count} {dtype}" for dtype, count in dtypes.items()))
     table.add_row("reads", f"{human_bytes(plan.bytes_read)} in {plan.passes} pass{'es' if plan.passes > 1 else ''}")
+    if plan.bytes_to_download:
+        table.add_row("downloads", f"{human_bytes(plan.bytes_to_download)} from the hub, into its cache")
     table.add_row("writes", human_bytes(plan.bytes_written))
     table.add_row("peak memory", f"{human_bytes(plan.peak_memory_bytes)} with {plan.budget.workers} workers")
     needed, free = record["disk_needed_bytes"], record["disk_free_bytes"]

@@ -62,7 +62,19 @@ class Ingredients:
         found = None if base is None else _opened(base, "base", sources)
         if found in names:
             raise errors.UsageError("the base is also listed as a model", file=found, remedy="leave it out of the list")
-        return cls(tuple(names), found, sources, correspondence or Correspondence())
+        opened = cls(tuple(names), found, sources, correspondence or Correspondence())
+        if not any(source.commit for source in sources.values()):
+            return opened
+        opened._require_correspondence()
+        return replace(opened, sources=engine.fetched_sources(sources))
+
+    def _require_correspondence(self) -> None:
+        """Refuse what cannot be mixed before any of it is downloaded."""
+        everyone = range(len(self.models))
+        recipe = self.recipe("linear", everyone) if self.base is None else self.from_base([1.0] * len(self.models))
+        job = engine.resolve(recipe)
+        inputs = engine.open_inputs(job, self.sources)
+        engine.make_plan(job, inputs, Path("memory"), memory=1 << 28, workers=1)
 
     def recipe(
         self,

@@ -172,7 +172,7 @@ def _with_centre(ingredients: Ingredients, centre: str | None) -> Ingredients:
     if centre in ingredients.sources:
         raise errors.UsageError("the centre is also listed as a model", file=centre, remedy="leave it out of the list")
     sources = dict(ingredients.sources)
-    sources[centre] = open_source(centre)
+    sources[centre] = open_source(centre).fetched(side_files=False)
     return replace(ingredients, sources=sources)
 
 

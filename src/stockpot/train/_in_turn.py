@@ -82,6 +82,8 @@ class InTurn:
             given = weights if anchor is None else anchor
             self._keep_anchor({name: tensor for name, tensor in given.items() if name in weights}, options)
         self._merger.check([MemorySource(weights, "replica")] * self.count)
+        if self._merger.anchor.commit:
+            self._merger = Merger(self._merger.anchor.fetched(side_files=False), options)
 
     def _keep_anchor(self, weights: Mapping[str, Tensor], options: Options) -> None:
         self._anchor = copied(weights)

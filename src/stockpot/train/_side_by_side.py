@@ -188,7 +188,7 @@ class SideBySide:
         found: Weights = {}
         source: Source | None = None
         if isinstance(anchor, (str, Path)):
-            source = open_source(anchor)
+            source = open_source(anchor).fetched(side_files=False)
         elif anchor is not None:
             source = MemorySource({name: tensor for name, tensor in anchor.items() if name in own}, "anchor")
         for name, part in own.items():
