@@ -4,7 +4,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 STAMP := $(VENV)/.installed
 
-.PHONY: demo test check format bench docs clean browser figures
+.PHONY: demo test zoo check format bench docs clean browser figures
 
 NATIVE := $(wildcard src/stockpot/kernels/native/*)
 
@@ -21,6 +21,10 @@ demo: $(STAMP)
 # Two processes with a thread each: more threads than cores wait for one another.
 test: $(STAMP) browser
 	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n 2 --dist loadfile
+
+# Every architecture in every form, of which make test takes one each: some minutes.
+zoo: $(STAMP)
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n 2 -m "slow or not slow" tests/models
 
 # The tests of pages want chromium and skip without it; a machine of ours gets it, others are left as they are.
 browser:
