@@ -135,7 +135,7 @@ def check_model_stock(
         name = stored.removeprefix(prefix)
         inputs = [model[name] for model in models]
         last = name.rsplit(".", 1)[-1]
-        if last == COUNTER:
+        if not got.is_floating_point():  # counters, and what all models agree on
             assert torch.equal(got, inputs[0]), f"{name}: not the first model's"
             continue
         if last in STATISTICS:
