@@ -4,7 +4,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 STAMP := $(VENV)/.installed
 
-.PHONY: demo test check format bench docs clean browser figures
+.PHONY: demo test zoo vision check format bench docs clean browser figures
 
 NATIVE := $(wildcard src/stockpot/kernels/native/*)
 
@@ -15,12 +15,28 @@ $(STAMP): pyproject.toml constraints.txt setup.py $(NATIVE)
 	$(BIN)/python -m pip install --quiet --constraint constraints.txt --editable ".[dev]"
 	touch $(STAMP)
 
+# For the tests of timm, open_clip and torchvision, in a folder of their own: torchvision is built for another torch
+# than ours, and where it can be imported transformers breaks.
+VISION := $(VENV)/vision/.installed
+
+$(VISION): $(STAMP)
+	rm -rf $(VENV)/vision
+	{ $(BIN)/python -m pip install --quiet --no-deps --constraint constraints.txt --target $(VENV)/vision \
+		torchvision timm open_clip_torch ftfy wcwidth && touch $(VISION); } \
+		|| { [ "$$CI" != true ] && echo "no timm, open_clip, torchvision: their tests are skipped"; }
+
+vision: $(VISION)
+
 demo: $(STAMP)
 	$(BIN)/stockpot demo --out stockpot-demo
 
 # Two processes with a thread each: more threads than cores wait for one another.
-test: $(STAMP) browser
+test: $(STAMP) $(VISION) browser
 	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n 2 --dist loadfile
+
+# Every architecture in every form, of which make test takes one each: some minutes.
+zoo: $(STAMP) $(VISION)
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n 2 -m "slow or not slow" tests/models
 
 # The tests of pages want chromium and skip without it; a machine of ours gets it, others are left as they are.
 browser:

@@ -125,7 +125,13 @@ def test_stem(stem: str, tmp_path: Path) -> None:
 
 @pytest.mark.parametrize(
     ("name", "stem"),
-    [("pytorch_model.bin", "model"), ("open_clip_model.pt", "open_clip_model"), ("last.ckpt", "model")],
+    [
+        ("pytorch_model.bin", "model"),
+        ("open_clip_model.pt", "open_clip_model"),
+        ("open_clip_pytorch_model.bin", "open_clip_model"),
+        ("diffusion_pytorch_model.bin", "diffusion_pytorch_model"),
+        ("last.ckpt", "model"),
+    ],
 )
 def test_stem_of_a_pickle(name: str, stem: str, tmp_path: Path) -> None:
     """A pickled template comes out as safetensors under the name that libraries look for."""

@@ -12,6 +12,7 @@ import json
 import math
 from collections.abc import Mapping, Sequence
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
@@ -109,16 +110,32 @@ class Score:
             assert wrong == 0, f"{wrong} of {elements} {dtype} elements are not correctly rounded"
 
 
+def record_of(out: Path) -> Any:
+    """How a merged folder, or one ``.safetensors`` file, says that it was made."""
+    if out.is_dir():
+        return json.loads((out / "stockpot.json").read_text("utf-8"))
+    with safe_open(out, "pt") as handle:
+        return json.loads(handle.metadata()["stockpot"])
+
+
 def check_model_stock(
-    out: Path, base: Mapping[str, torch.Tensor], models: Sequence[Mapping[str, torch.Tensor]], part: str = ""
+    out: Path,
+    base: Mapping[str, torch.Tensor],
+    models: Sequence[Mapping[str, torch.Tensor]],
+    part: str = "",
+    prefix: str = "",
 ) -> int:
-    """Every tensor of a merged folder (or of a part of it) against the formula; how many ratios lay inside (0, 1)."""
-    record = json.loads((out / "stockpot.json").read_text("utf-8"))
+    """Every tensor of a merged file, folder, or part of a folder against the formula.
+
+    ``prefix``: what names in the output have before those of the inputs. Returns how many ratios lay inside (0, 1).
+    """
+    groups = record_of(out)["groups"]
     score, inside = Score(), 0
-    for name, got in read(out / part).items():
+    for stored, got in read(out / part).items():
+        name = stored.removeprefix(prefix)
         inputs = [model[name] for model in models]
         last = name.rsplit(".", 1)[-1]
-        if last == COUNTER:
+        if not got.is_floating_point():  # counters, and what all models agree on
             assert torch.equal(got, inputs[0]), f"{name}: not the first model's"
             continue
         if last in STATISTICS:
@@ -126,7 +143,7 @@ def check_model_stock(
             score.add(name, got, combine(inputs[0], inputs[1:], [share] * (len(inputs) - 1)), inputs)
             continue
         want = ratio(base[name], inputs)
-        group = record["groups"][f"{part}/{name}" if part else name]
+        group = groups[f"{part}/{stored}" if part else stored]
         if math.isnan(want):
             assert torch.equal(got, base[name]), f"{name}: frozen, but not the base's bytes"
             continue

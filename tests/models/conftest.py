@@ -16,6 +16,7 @@ import transformers
 from ._zoo import Family, Trained, saved, trained
 
 transformers.utils.logging.disable_progress_bar()
+collect_ignore = ["_vision_worker.py"]  # only its own process has what it imports
 
 
 @pytest.fixture(scope="session")

@@ -13,7 +13,8 @@ import stockpot
 from stockpot import errors
 
 from . import _oracle
-from ._zoo import KINDS, WORDS, build, load, outputs_are_finite, save, train
+from ._senses import KINDS
+from ._zoo import WORDS, build, load, outputs_are_finite, save, train
 
 HEAD = ("classifier.bias", "classifier.weight")
 

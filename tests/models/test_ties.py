@@ -14,7 +14,8 @@ import stockpot
 from stockpot import errors
 
 from . import _oracle
-from ._zoo import KINDS, Family, build, load, outputs_are_finite, save, train
+from ._senses import KINDS
+from ._zoo import Family, build, load, outputs_are_finite, save, train
 
 Families = Callable[..., Family]
 HEAD, EMBEDDING = "lm_head.weight", "model.embed_tokens.weight"

@@ -26,6 +26,8 @@ MANIFESTS = {PIPELINE: "diffusers", MODULES: "sentence-transformers"}
 """The files in which a library names the parts of a checkpoint."""
 _INDEX = ".index.json"
 _PICKLES = ("pytorch_model.bin", "diffusion_pytorch_model.bin", "open_clip_pytorch_model.bin", "adapter_model.bin")
+_SAFE_STEMS = {"pytorch_model": "model", "open_clip_pytorch_model": "open_clip_model"}
+"""What a library calls its pickled weights, and its safetensors, where these differ."""
 _SHARD = re.compile(r"^(?P<stem>.+)-\d{5,}-of-\d{5,}\.(safetensors|bin)$")
 _NO_ALIASES = {"format", *_header.OWN_KEYS}
 _TRAINING_WORDS = ("optimizer", "scheduler", "rng_state", "training_args", "scaler", "random_states")
@@ -275,4 +277,7 @@ def _stem(name: str) -> str:
     base = name.rpartition("/")[2]
     shard = _SHARD.match(base)
     stem = shard["stem"] if shard else base.rsplit(".", 1)[0]
-    return DEFAULT_STEM if name.endswith(PICKLE_SUFFIXES) and stem not in KNOWN_STEMS else stem
+    if not name.endswith(PICKLE_SUFFIXES):
+        return stem
+    stem = _SAFE_STEMS.get(stem, stem)
+    return stem if stem in KNOWN_STEMS else DEFAULT_STEM

@@ -1,6 +1,13 @@
 """Names of the two tensors that language models tie."""
 
-HEADS = ("lm_head.weight", "embed_out.weight", "output.weight", "cls.predictions.decoder.weight", "decoder.weight")
+HEADS = (
+    "lm_head.weight",
+    "embed_out.weight",
+    "output.weight",
+    "decoder.weight",
+    "proj_out.weight",
+    "vocab_projector.weight",
+)
 EMBEDDINGS = (
     "embed_tokens.weight",
     "wte.weight",
@@ -8,5 +15,6 @@ EMBEDDINGS = (
     "shared.weight",
     "tok_embeddings.weight",
     "embed_in.weight",
+    "backbone.embeddings.weight",
 )
 """What the names of heads and of embeddings end with."""

@@ -72,4 +72,4 @@ def alignment_of(job: Job, inputs: Inputs) -> Alignment:
              ((0, info),), (1.0,))
         for name, info in source.tensors.items()
     )  # fmt: skip
-    return Alignment(slots, {}, 0, (), (), ())
+    return Alignment(slots, {}, 0, (), {}, ())

@@ -85,7 +85,8 @@ class Alignment:
     aliases: Mapping[str, str]
     template: int
     decisions: tuple[Decision, ...]
-    untied: tuple[str, ...]
+    untied: Mapping[str, str]
+    """Names that some inputs tie to another, and the output stores beside it."""
     notes: tuple[str, ...]
 
 
@@ -130,7 +131,7 @@ def align(job: Job, inputs: Inputs) -> Alignment:
         {alias: name for alias, name in aliases.items() if name in kept},
         template,
         tuple(decisions),
-        tuple(name for name in untied if name in kept),
+        {name: other for name, other in untied.items() if name in kept},
         tuple(notes),
     )
 
@@ -179,9 +180,9 @@ def _replace(pattern: str, replacement: str, name: str) -> tuple[str, int]:
 
 def _tied_views(
     views: list[dict[str, TensorInfo]], inputs: Inputs
-) -> tuple[list[dict[str, TensorInfo]], dict[str, str], list[str]]:
+) -> tuple[list[dict[str, TensorInfo]], dict[str, str], dict[str, str]]:
     """Names tied everywhere become aliases of the output's tensor; the others, returned last, tensors of their own."""
-    untied: dict[str, None] = {}
+    untied: dict[str, str] = {}
     known: set[str] = set().union(*views)
     for view, checkpoint in zip(views, inputs.checkpoints, strict=True):
         for part in checkpoint.parts:
@@ -198,8 +199,8 @@ def _tied_views(
             if all(other.get(name) is other.get(kept) for other in views):
                 aliases[name] = kept
             else:
-                untied[name] = None
-    return views, aliases, list(untied)
+                untied[name] = kept
+    return views, aliases, untied
 
 
 def _output_names(job: Job, inputs: Inputs, views: Sequence[View], aliases: Mapping[str, str]) -> list[str]:

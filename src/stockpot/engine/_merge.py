@@ -202,12 +202,14 @@ def _finish(plan: Plan, staging: Staging, records: Records, run: Run, clock: flo
         small[name] = path.read_bytes()
     if merged is not None:
         small.update(merged.own_files)
+    # Where both came out the same, tying them loses nothing; a library that does not may look for more than these two.
+    digests = records.digests
+    untied = {name for name, other in plan.alignment.untied.items() if digests.get(name) != digests.get(other)}
     for part in plan.template.parts:
         if (config := part.prefix + CONFIG) in small:
             own = [slot for slot in plan.slots if part_of(slot.name, plan.template.parts) == part]
             dtypes = {slot.dtype for slot in own if slot.action == "merge"}
-            untied = any(slot.name in plan.alignment.untied for slot in own)
-            small[config] = adapted_config(small[config], dtypes, untied)
+            small[config] = adapted_config(small[config], dtypes, any(slot.name in untied for slot in own))
     small.update(plan.layout.indexes)
     small[prov.RECIPE] = plan.job.recipe.to_yaml().encode("utf-8", "backslashreplace")
     small[prov.CARD] = prov.model_card(plan, records)
