@@ -58,6 +58,7 @@ bench: $(STAMP)
 	$(BIN)/python -m benchmarks.soups
 	$(BIN)/python -m benchmarks.training
 	$(BIN)/python -m benchmarks.images
+	$(BIN)/python -m benchmarks.inputs
 
 docs: $(STAMP)
 	$(BIN)/python scripts/docs_pages.py

@@ -6,16 +6,22 @@ from fractions import Fraction
 
 import numpy as np
 import pytest
+import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from stockpot.kernels import _native, add_low_rank
+from stockpot.kernels import Row, _native, add_low_rank, factors
 
 
 def case(seed: int, rows: int, columns: int, rank: int) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
     """A tensor, and two factors."""
     rng = np.random.default_rng(seed)
     return rng.standard_normal(rows * columns), rng.standard_normal((rows, rank)), rng.standard_normal((rank, columns))
+
+
+def row_of(values: np.ndarray) -> Row:
+    """A row of float64."""
+    return Row("float64", values.copy().view(np.uint8))
 
 
 def stepwise(base: np.ndarray, left: np.ndarray, right: np.ndarray, scale: float) -> np.ndarray:
@@ -38,26 +44,39 @@ def test_every_range_is_the_stepwise_sum(seed: int, rows: int, columns: int, ran
     expected = stepwise(base, left, right, 0.3)
     start = data.draw(st.integers(0, base.size))
     stop = data.draw(st.integers(start, base.size))
-    part = base[start:stop].copy()
-    add_low_rank(part, start, left, right, 0.3)
+    part = np.empty(stop - start)
+    add_low_rank(row_of(base[start:stop]), part, start, factors(left, right, exact=False), 0.3)
     assert part.tobytes() == expected[start:stop].tobytes()
 
 
-def test_without_the_compiled_program(monkeypatch: pytest.MonkeyPatch) -> None:
-    """numpy gives the same bits."""
+@pytest.mark.parametrize("dtype", ["bfloat16", "float16", "float32", "float64"])
+@pytest.mark.parametrize("isa", ["any", "avx2", "avx512", "0"])
+def test_every_machine_gives_the_same_bits(isa: str, dtype: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Fused where products are exact, or not; in C of any instruction set, or by numpy; of every dtype."""
     base, left, right = case(1, 7, 130, 5)
-    one, other = base.copy(), base.copy()
-    add_low_rank(one, 0, left, right, -1.7)
-    monkeypatch.setattr(_native, "library", lambda: None)
-    add_low_rank(other, 0, left, right, -1.7)
-    assert one.tobytes() == other.tobytes()
+    left, right = left.astype(np.float32).astype(np.float64), right.astype(np.float32).astype(np.float64)
+    stored = torch.from_numpy(base).to(getattr(torch, dtype))
+    expected = stepwise(stored.double().numpy(), left, right, -1.7)
+    monkeypatch.setenv(_native.SWITCH, isa)
+    _native.library.cache_clear()
+    _native.instruction_set.cache_clear()
+    try:
+        for exact in (True, False):
+            found = np.empty(base.size)
+            row = Row(dtype, stored.view(torch.uint8).numpy())
+            add_low_rank(row, found, 0, factors(left, right, exact), -1.7)
+            assert found.tobytes() == expected.tobytes()
+    finally:
+        monkeypatch.undo()
+        _native.library.cache_clear()
+        _native.instruction_set.cache_clear()
 
 
 def test_against_exact_arithmetic() -> None:
     """Within rank + 2 roundings of the exact sum."""
     base, left, right = case(2, 3, 70, 8)
-    found = base.copy()
-    add_low_rank(found, 0, left, right, 0.5)
+    found = np.empty(base.size)
+    add_low_rank(row_of(base), found, 0, factors(left, right, exact=False), 0.5)
     for place in range(base.size):
         row, column = divmod(place, 70)
         terms = [Fraction(a) * Fraction(b) for a, b in zip(left[row].tolist(), right[:, column].tolist(), strict=True)]

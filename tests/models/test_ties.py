@@ -179,8 +179,9 @@ def test_a_template_whose_config_is_silent(
     assert torch.equal(model.lm_head.weight, stored[HEAD])
 
 
-def test_a_head_of_a_composite_model(tmp_path: Path) -> None:
-    """A composite model's config says the word twice, outside and inside: the output loads untied all the same."""
+@pytest.mark.parametrize("said", ["twice", "inside"])
+def test_a_head_of_a_composite_model(said: str, tmp_path: Path) -> None:
+    """A composite model's config says the word twice, outside and inside, or inside alone: the output loads untied."""
     vision = {
         "model_type": "clip_vision_model",
         "hidden_size": 32,
@@ -200,6 +201,11 @@ def test_a_head_of_a_composite_model(tmp_path: Path) -> None:
     cls = transformers.LlavaForConditionalGeneration
     base = save(build(cls, config(False), seed=0).eval(), tmp_path / "base", torch.float32)
     models = [save(build(cls, config(True), seed=n).eval(), tmp_path / f"ft{n}", torch.float32) for n in (1, 2)]
+    for folder in models if said == "inside" else []:
+        stated = json.loads((folder / "config.json").read_text("utf-8"))
+        assert stated["text_config"]["tie_word_embeddings"] is True
+        del stated["tie_word_embeddings"]
+        (folder / "config.json").write_text(json.dumps(stated), "utf-8")
     (head,) = set(_oracle.read(base)) - set(_oracle.read(models[0]))
     out = tmp_path / "merged"
     stockpot.merge("linear", models=[*models, base], out=out)

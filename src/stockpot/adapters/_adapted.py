@@ -13,13 +13,15 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 import numpy as np
+from numpy.typing import NDArray
 
 from stockpot import errors
 from stockpot.adapters._peft import Adapter, LowRank
-from stockpot.adapters._values import values_of, widened
+from stockpot.adapters._values import values_of
 from stockpot.checkpoint import (
     EMBEDDINGS,
     HEADS,
+    TORCH_NAMES,
     FileIdentity,
     Part,
     Source,
@@ -30,8 +32,9 @@ from stockpot.checkpoint import (
     itemsize,
     nbytes,
     read_dense,
+    ties_words,
 )
-from stockpot.kernels import add_low_rank
+from stockpot.kernels import Factors, Row, add_low_rank, factors, widened
 from stockpot.measure import Array
 
 KEPT = 8
@@ -51,6 +54,19 @@ class _Changed:
     """Whether the weight is stored (in, out): the product is then that of the transposed factors."""
 
 
+class _Scratch(threading.local):
+    """Memory of one thread, used again: pages touched for the first time cost more than the arithmetic."""
+
+    def __init__(self) -> None:
+        self.data = np.empty(0, np.uint8)
+
+    def room(self, size: int) -> NDArray[np.uint8]:
+        """So many bytes."""
+        if self.data.size < size:
+            self.data = np.empty(size, np.uint8)
+        return self.data[:size]
+
+
 @dataclass(frozen=True)
 class AdaptedCheckpoint:
     """A base with a LoRA adapter on it, as a source."""
@@ -63,8 +79,9 @@ class AdaptedCheckpoint:
     notes: tuple[str, ...]
     changed: Mapping[str, _Changed] = field(repr=False)
     replaced: Mapping[str, TensorInfo] = field(repr=False)
-    _factors: OrderedDict[str, tuple[Array, Array]] = field(default_factory=OrderedDict, repr=False)
+    _factors: OrderedDict[str, Factors] = field(default_factory=OrderedDict, repr=False)
     _lock: threading.Lock = field(default_factory=threading.Lock, repr=False)
+    _scratch: _Scratch = field(default_factory=_Scratch, repr=False)
 
     @property
     def roots(self) -> tuple[Path, ...]:
@@ -128,35 +145,39 @@ class AdaptedCheckpoint:
         else:
             size = itemsize(WIDE)
             first, last = start // size, -(-(start + len(out)) // size)
-            data = self._computed(info.name, change, first, last).view(np.uint8).data
-            out[:] = data[start - first * size : start - first * size + len(out)]
+            room = np.frombuffer(out, np.uint8)
+            fits = not (start % size or len(out) % size or room.ctypes.data % size)
+            values = room.view(np.float64) if fits else np.empty(last - first)
+            self._compute(info.name, change, first, values)
+            if not fits:
+                room[:] = values.view(np.uint8)[start - first * size :][: len(out)]
 
-    def _computed(self, name: str, change: _Changed, first: int, last: int) -> Array:
-        """Elements of a changed tensor."""
+    def _compute(self, name: str, change: _Changed, first: int, out: Array) -> None:
+        """Elements of a changed tensor, from the one at ``first`` on."""
         item = itemsize(change.base.dtype)
         if change.base.strides is not None:
-            data = read_dense(change.source, change.base)[first * item : last * item]
+            data = read_dense(change.source, change.base)[first * item : (first + out.size) * item]
         else:
-            data = np.empty((last - first) * item, np.uint8)
+            data = self._scratch.room(out.size * item)
             change.source.read_into(change.base, first * item, data.data)
-        values = widened(data, change.base.dtype)
+        row = Row(TORCH_NAMES[change.base.dtype], data)
         if change.product is not None:
-            left, right = self._pair(name, change.product, change.turned)
-            add_low_rank(values, first, left, right, change.product.scale)
+            add_low_rank(row, out, first, self._pair(name, change.product, change.turned), change.product.scale)
+        else:
+            out[:] = widened(row)
         if change.added is not None:
             bias, scale = change.added
-            values += scale * values_of(self.adapter.source, bias).reshape(-1)[first:last]
-        return values
+            out += scale * values_of(self.adapter.source, bias).reshape(-1)[first : first + out.size]
 
-    def _pair(self, name: str, product: LowRank, turned: bool) -> tuple[Array, Array]:
-        """The factors of a tensor, row-major: (rows, rank) and (rank, columns)."""
+    def _pair(self, name: str, product: LowRank, turned: bool) -> Factors:
+        """The factors of a tensor: (rows, rank) and (rank, columns)."""
         with self._lock:
             found = self._factors.get(name)
         if found is None:
             b = values_of(self.adapter.source, product.b).reshape(product.b.shape[0], -1)
             a = values_of(self.adapter.source, product.a).reshape(product.a.shape[0], -1)
             left, right = (a.T, b.T) if turned else (b, a)
-            found = np.ascontiguousarray(left), np.ascontiguousarray(right)
+            found = factors(left, right, exact=WIDE not in (product.a.dtype, product.b.dtype))
         with self._lock:
             self._factors[name] = found
             self._factors.move_to_end(name)
@@ -239,7 +260,7 @@ def _is_turned(base: Source, adapter: Adapter, product: LowRank, name: str, shap
 def _require_untied(base: Source, adapter: Adapter, touched: set[str]) -> None:
     """A tensor that the base ties to another cannot be changed alone: who loads the result ties them again."""
     tied = {name for pair in base.aliases.items() for name in pair}
-    if base.parts[0].config.get("tie_word_embeddings"):
+    if ties_words(base.parts[0].config):
         tied |= {name for name in touched if name.endswith((*HEADS, *EMBEDDINGS))}
     for name in sorted(touched & tied):
         raise errors.AdapterError(

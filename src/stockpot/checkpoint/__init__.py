@@ -30,7 +30,7 @@ from stockpot.checkpoint._runs import last_checkpoints
 from stockpot.checkpoint._side_names import is_side_file, is_side_folder, is_weight_file
 from stockpot.checkpoint._source import Part, Source, part_of, read_dense
 from stockpot.checkpoint._staging import Staging, partial_of, repair, require_free, require_outside
-from stockpot.checkpoint._ties import EMBEDDINGS, HEADS
+from stockpot.checkpoint._ties import EMBEDDINGS, HEADS, TIE, ties_words
 
 __all__ = [
     "CONFIG",
@@ -45,6 +45,7 @@ __all__ = [
     "OutFile",
     "Part",
     "Source",
+    "TIE",
     "Spec",
     "Staging",
     "TensorInfo",
@@ -79,6 +80,7 @@ __all__ = [
     "require_outside",
     "require_readable",
     "seal_header",
+    "ties_words",
     "weight_metadata",
     "widest",
 ]

@@ -54,6 +54,11 @@ class TensorInfo:
         return self.nominal or self.dtype
 
     @property
+    def moved_bytes(self) -> int:
+        """Bytes that are stored of it, which are fewer than those of values that are computed."""
+        return self.nbytes if self.nominal is None else _dtypes.nbytes(self.nominal, self.shape)
+
+    @property
     def size_bytes(self) -> int:
         """Bytes of the tensor itself, dense."""
         return _dtypes.nbytes(self.dtype, self.shape)

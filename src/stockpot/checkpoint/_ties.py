@@ -1,4 +1,9 @@
-"""Names of the two tensors that language models tie."""
+"""The two tensors that language models tie: their names, and what a configuration says of them."""
+
+from collections.abc import Mapping
+from typing import Any
+
+TIE = "tie_word_embeddings"
 
 HEADS = (
     "lm_head.weight",
@@ -18,3 +23,17 @@ EMBEDDINGS = (
     "backbone.embeddings.weight",
 )
 """What the names of heads and of embeddings end with."""
+
+
+def ties_words(config: Mapping[str, Any]) -> bool:
+    """Whether a configuration ties head and embedding; one of several parts may say so in the part alone.
+
+    >>> ties_words({"tie_word_embeddings": True}), ties_words({"text_config": {"tie_word_embeddings": True}})
+    (True, True)
+    >>> ties_words({"tie_word_embeddings": False, "text_config": {"tie_word_embeddings": True}}), ties_words({})
+    (False, False)
+    """
+    stated = config.get(TIE)
+    if isinstance(stated, bool):
+        return stated
+    return any(ties_words(part) for part in config.values() if isinstance(part, dict))

@@ -9,7 +9,7 @@ from typing import Literal
 
 from stockpot import errors
 from stockpot.adapters import AdapterSum
-from stockpot.checkpoint import EMBEDDINGS, HEADS, Source, TensorInfo, is_mergeable, itemsize, widest
+from stockpot.checkpoint import EMBEDDINGS, HEADS, Source, TensorInfo, is_mergeable, itemsize, ties_words, widest
 from stockpot.engine._job import Job, split_rename
 from stockpot.engine._names import missing_error, rename_hints, tied_head
 
@@ -186,7 +186,7 @@ def _tied_views(
     known: set[str] = set().union(*views)
     for view, checkpoint in zip(views, inputs.checkpoints, strict=True):
         for part in checkpoint.parts:
-            if part.config.get("tie_word_embeddings") and (pair := tied_head(view, known, part.prefix)):
+            if ties_words(part.config) and (pair := tied_head(view, known, part.prefix)):
                 head, embedding = pair
                 view[head] = view[embedding]
     aliases: dict[str, str] = {}

@@ -282,7 +282,7 @@ def _bytes_read(job: Job, slots: Sequence[Slot], groups: Sequence[Group], budget
     by_rows = {group.slots[0] for group in groups if group.rows}
     once = twice = 0
     for number, slot in enumerate(slots):
-        size = sum(info.nbytes for _, info in slot.sources)
+        size = sum(info.moved_bytes for _, info in slot.sources)
         fits = number in by_rows or (number in alone and held_bytes(slot) <= budget.raw_bytes)
         if slot.action == "merge" and job.method.uses_gram and not fits:
             twice += size

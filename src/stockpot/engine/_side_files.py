@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from stockpot import errors
-from stockpot.checkpoint import TORCH_NAMES, Source, is_side_file, is_side_folder
+from stockpot.checkpoint import TIE, TORCH_NAMES, Source, is_side_file, is_side_folder
 
 _DTYPE_KEYS = ("torch_dtype", "dtype")
 
@@ -58,10 +58,20 @@ def adapted_config(content: bytes, dtypes: set[str], untied: bool) -> bytes:
     changed = False
     if len(dtypes) == 1:
         changed = _set_dtype(config, TORCH_NAMES[next(iter(dtypes))])
-    if untied and config.get("tie_word_embeddings"):
-        config["tie_word_embeddings"] = False
-        changed = True
+    if untied:
+        changed |= _untie(config)
     return (json.dumps(config, indent=2, ensure_ascii=False) + "\n").encode() if changed else content
+
+
+def _untie(config: dict[str, Any]) -> bool:
+    changed = False
+    for key, value in config.items():
+        if isinstance(value, dict):
+            changed |= _untie(value)
+        elif key == TIE and value is True:
+            config[key] = False
+            changed = True
+    return changed
 
 
 def _set_dtype(config: dict[str, Any], dtype: str) -> bool:

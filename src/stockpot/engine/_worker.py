@@ -180,7 +180,7 @@ class Worker:
     def whole(self, task: Whole, slot: Slot) -> None:
         """Read once; measure; solve; mix."""
         rows = self.load(slot, 0, count(slot.shape))
-        size = sum(info.size_bytes for _, info in slot.sources)
+        size = sum(info.moved_bytes for _, info in slot.sources)
         gram = self.total(task, self.gram(rows))
         if self.run.only_measure:
             self.run.count_bytes(size, size)
@@ -311,7 +311,7 @@ class Worker:
 
     def count(self, slot: Slot, task: Measure | Mix | Rows) -> None:
         """Progress of one piece."""
-        size = sum((task.stop - task.start) * itemsize(info.dtype) for _, info in slot.sources)
+        size = sum((task.stop - task.start) * itemsize(info.output_dtype) for _, info in slot.sources)
         self.run.count_bytes(size, size)
 
     def check_stop(self) -> None:

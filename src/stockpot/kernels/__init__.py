@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from stockpot.kernels._constants import BLOCK, CHUNK, DTYPES, ITEMSIZE, LARGEST
-from stockpot.kernels._low_rank import add_low_rank
+from stockpot.kernels._low_rank import Factors, add_low_rank, factors, widened
 from stockpot.kernels._many import DTYPES_OF_MANY, Many, gram_many, mix_many
 from stockpot.kernels._native import LostPagesError, catching_lost_pages
 from stockpot.kernels._rows import (
@@ -25,6 +25,7 @@ __all__ = [
     "DTYPES_OF_MANY",
     "ITEMSIZE",
     "LARGEST",
+    "Factors",
     "LostPagesError",
     "Many",
     "NonFiniteInputError",
@@ -33,6 +34,7 @@ __all__ = [
     "add_low_rank",
     "catching_lost_pages",
     "cut",
+    "factors",
     "first_nonfinite",
     "gram_blocks",
     "gram_many",
@@ -40,4 +42,5 @@ __all__ = [
     "is_compiled",
     "mix",
     "mix_many",
+    "widened",
 ]

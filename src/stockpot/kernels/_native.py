@@ -62,7 +62,7 @@ def library() -> ctypes.CDLL | None:
     )  # fmt: skip
     found.stockpot_mix_many.restype = _LONG
     found.stockpot_add_low_rank.argtypes = (
-        _POINTER, _LONG, _LONG, _LONG, _LONG, _POINTER, _POINTER, ctypes.c_double
+        _INT, _POINTER, _INT, _POINTER, _LONG, _LONG, _LONG, _LONG, _POINTER, _POINTER, ctypes.c_double, _INT
     )  # fmt: skip
     found.stockpot_add_low_rank.restype = None
     found.stockpot_copy.argtypes, found.stockpot_copy.restype = (_POINTER, _POINTER, _LONG), _INT
@@ -237,10 +237,17 @@ def copied(row: Row) -> NDArray[np.uint8]:
 
 
 def add_low_rank(
-    out: NDArray[np.float64], start: int, left: NDArray[np.float64], right: NDArray[np.float64], scale: float
+    row: Row,
+    out: NDArray[np.float64],
+    start: int,
+    columns: int,
+    left: NDArray[np.float64],
+    right: NDArray[np.float64],
+    scale: float,
+    exact: bool,
 ) -> None:
-    """out[i] += scale * (left right)[start + i]."""
+    """out[i] = row[i] + scale * (left right)[start + i]."""
     _loaded().stockpot_add_low_rank(
-        out.ctypes.data, start, start + out.size, right.shape[1], left.shape[1], left.ctypes.data, right.ctypes.data,
-        scale,
+        instruction_set(), _address(row), _NUMBERS[row.dtype], out.ctypes.data, start, start + out.size,
+        columns, left.shape[1], left.ctypes.data, right.ctypes.data, scale, exact,
     )  # fmt: skip

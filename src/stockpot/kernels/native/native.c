@@ -25,6 +25,8 @@ enum { SUMS = 16, CHUNK = 512, LEVELS = 8, WIDEST = 8 };
 enum { FEW = 4, TILE = 4 };
 /* Vectors that are mixed at once: of doubles, of floats. */
 enum { VECTORS = 4, FLOATS = 4 };
+/* Vectors of columns whose sums over a rank are in registers. */
+enum { VECTORS_OF_COLUMNS = 8, COLUMNS = 64 };
 
 /* Sums that stay below cannot overflow the output: nine tenths of its largest number. */
 static const double largest[] = {0x1.ccp+127, 58982.0, 0x1.ccp+127, 0x1.ccp+1023};
@@ -177,12 +179,14 @@ static inline void all_stored(void) { _mm_sfence(); }
 #define NAME(x) x##_avx512
 #include "lanes.h"
 #include "loops.h"
+#include "low_rank.h"
 #include "undefine.h"
 #define ISA ISA_AVX2
 #define TARGET __attribute__((target("avx2,fma,f16c")))
 #define NAME(x) x##_avx2
 #include "lanes.h"
 #include "loops.h"
+#include "low_rank.h"
 #include "undefine.h"
 #endif
 #if !defined(__x86_64__) || !defined(__GNUC__)
@@ -193,6 +197,7 @@ static inline void all_stored(void) {}
 #define NAME(x) x##_any
 #include "lanes.h"
 #include "loops.h"
+#include "low_rank.h"
 
 /* The best instruction set of this machine: ISA_AVX512, ISA_AVX2 or ISA_ANY. */
 int32_t stockpot_isa(void) {
@@ -323,42 +328,11 @@ int32_t stockpot_copy(void *to, const void *from, int64_t bytes) {
     return 0;
 }
 
-#if defined(__x86_64__) && defined(__gnu_linux__) && defined(__GNUC__) && !defined(__clang__)
-#define FOR_EVERY_CPU __attribute__((target_clones("avx512f", "avx2", "default")))
-#else
-#define FOR_EVERY_CPU
-#endif
-/* Columns whose sums are kept at once. */
-enum { COLUMNS = 64 };
-
-/* out[i] += scale * (left right)[start + i], row-major with `columns` columns; left[rows][rank], right[rank][columns].
- * Each element's sum over the rank runs from the first to the last, whatever is asked for beside it. */
-FOR_EVERY_CPU
-void stockpot_add_low_rank(double *out, int64_t start, int64_t stop, int64_t columns, int64_t rank, const double *left,
-                           const double *right, double scale) {
-    int64_t first = start / columns, last = (stop - 1) / columns;
-    for (int64_t block = 0; block < columns; block += COLUMNS) {
-        for (int64_t row = first; row <= last; row++) {
-            int64_t begin = block, end = least(block + COLUMNS, columns);
-            if (row == first && begin < start - first * columns) begin = start - first * columns;
-            if (row == last && end > stop - last * columns) end = stop - last * columns;
-            if (begin >= end) continue;
-            double sums[COLUMNS] = {0};
-            double *to = out + row * columns + begin - start;
-            int64_t size = end - begin;
-            if (size == COLUMNS)
-                for (int64_t k = 0; k < rank; k++) {
-                    double a = left[row * rank + k];
-                    const double *b = right + k * columns + begin;
-                    for (int j = 0; j < COLUMNS; j++) sums[j] += a * b[j];
-                }
-            else
-                for (int64_t k = 0; k < rank; k++) {
-                    double a = left[row * rank + k];
-                    const double *b = right + k * columns + begin;
-                    for (int64_t j = 0; j < size; j++) sums[j] += a * b[j];
-                }
-            for (int64_t j = 0; j < size; j++) to[j] += scale * sums[j];
-        }
-    }
+/* out[i] = row[i] + scale * (left right)[start + i], row-major with `columns` columns; left[rows][rank],
+ * right in tiles of COLUMNS columns, tile[rank][COLUMNS], so that a tile's rows are neighbours in the cache. Each element's sum over the rank runs from the first to the last, whatever is asked for beside
+ * it. `exact`: products of the factors are exact in double (factors of at most 24 bits), so that fusing changes no bit. */
+void stockpot_add_low_rank(int32_t isa, const void *row, int32_t type, double *out, int64_t start, int64_t stop,
+                           int64_t columns, int64_t rank, const double *left, const double *right, double scale,
+                           int32_t exact) {
+    CALL(add_low_rank, row, type, out, start, stop, columns, rank, left, right, scale, exact);
 }
