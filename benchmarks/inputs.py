@@ -2,8 +2,8 @@
 
 A base and two fine-tunes of 400 M parameters in bfloat16, Model Stock, whole processes, a warm cache. In each round the
 same merge from safetensors folders, from folders of ``torch.distributed.checkpoint`` (chunks of an eighth of a
-tensor's rows), and from one base with two LoRA adapters of rank 16 on every matrix (``BASE+ADAPTER``); ratios are to the
-first of the same round. Results go to ``benchmarks/results/inputs/inputs.json``.
+tensor's rows), and from one base with two LoRA adapters of rank 16 on every matrix (``BASE+ADAPTER``); ratios are to
+the first of the same round. Results go to ``benchmarks/results/inputs/inputs.json``.
 """
 
 import argparse
