@@ -34,9 +34,9 @@ demo: $(STAMP)
 test: $(STAMP) $(VISION) browser
 	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n 2 --dist loadfile
 
-# Every architecture in every form, of which make test takes one each: some minutes.
+# Every architecture in every form, of which make test takes one each, and a tensor of 2^31 elements: some minutes.
 zoo: $(STAMP) $(VISION)
-	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n 2 -m "slow or not slow" tests/models
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n 2 -m "slow or not slow" tests/models tests/checkpoint/test_extremes.py
 
 # The tests of pages want chromium and skip without it; a machine of ours gets it, others are left as they are.
 browser:

@@ -16,6 +16,7 @@ from . import _oracle
 from ._senses import KINDS
 from ._zoo import WORDS, build, load, outputs_are_finite, save, train
 
+LABELS = {0: "good", 1: "bad", 2: "ugly"}
 HEAD = ("classifier.bias", "classifier.weight")
 
 
@@ -27,7 +28,7 @@ def headed(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Path, list[P
     pre = build(transformers.BertForPreTraining, KINDS["bert"].config(), seed=0).eval()
     base = save(pre, root / "base", torch.float32)
     bare = save(pre.bert, root / "bare", torch.float32)
-    start = build(kind.cls, kind.config(), seed=1)
+    start = build(kind.cls, kind.config(id2label=LABELS, label2id={name: n for n, name in LABELS.items()}), seed=1)
     start.bert.load_state_dict(pre.bert.state_dict())
     models = [save(train(start, kind.batch, seed=n), root / f"ft{n}", torch.float32) for n in range(3)]
     return base, bare, models
@@ -51,6 +52,7 @@ def check_averaged(out: Path, base: dict[str, torch.Tensor], models: list[Path])
     score.check()
     model = load(KINDS["bert-head"].cls, out)
     assert model.config.num_labels == 3
+    assert model.config.id2label == LABELS
     assert outputs_are_finite(model, KINDS["bert-head"])
     assert stockpot.verify(out, recompute=1.0).problems == ()
 

@@ -122,6 +122,31 @@ def test_a_pipeline_of_parts(pipelines: list[Path], tmp_path: Path) -> None:
     assert "library_name: diffusers" in (out / "README.md").read_text("utf-8")
 
 
+def test_a_pipeline_of_pickles_and_of_another_dtype(pipelines: list[Path], tmp_path: Path) -> None:
+    """Parts saved as ``.bin`` give the bytes of safetensors, and come out as such; bf16 inputs give bf16 parts."""
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        for number, folder in enumerate(pipelines):
+            pipe = diffusers.StableDiffusionPipeline.from_pretrained(folder, local_files_only=True)
+            pipe.save_pretrained(tmp_path / f"bin{number}", safe_serialization=False)
+            pipe.to(torch.bfloat16).save_pretrained(tmp_path / f"bf16-{number}")
+    assert len(list(tmp_path.glob("bin0/*/diffusion_pytorch_model.bin"))) == 2  # transformers writes safetensors only
+    stockpot.merge("model_stock", base=pipelines[0], models=pipelines[1:], out=tmp_path / "plain")
+    for form, out in (("bin{}", "out"), ("bf16-{}", "narrow")):
+        base, *models = (tmp_path / form.format(number) for number in range(3))
+        stockpot.merge("model_stock", base=base, models=models, out=tmp_path / out)
+    for part in ("unet", "vae", "text_encoder"):
+        found, expected = _oracle.read(tmp_path / "out" / part), _oracle.read(tmp_path / "plain" / part)
+        assert found.keys() == expected.keys()
+        assert all(torch.equal(found[name], tensor) for name, tensor in expected.items())
+        assert {t.dtype for t in _oracle.read(tmp_path / "narrow" / part).values()} <= {torch.bfloat16, torch.int64}
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        pipe = diffusers.StableDiffusionPipeline.from_pretrained(tmp_path / "out", local_files_only=True)
+    with torch.no_grad():
+        assert torch.isfinite(noise(pipe, torch.Generator().manual_seed(5))).all()
+
+
 def test_one_part_alone_is_a_checkpoint_too(pipelines: list[Path], tmp_path: Path) -> None:
     """The UNet's folder merges to the same bytes as within the pipeline."""
     stockpot.merge("model_stock", base=pipelines[0], models=pipelines[1:], out=tmp_path / "all")
