@@ -77,3 +77,24 @@ def test_a_head_of_its_own_under_models_that_tie_theirs(name: str, tmp_path: Pat
     assert shared(model.state_dict()) == set()
     same_tensors({name: model.state_dict()[name] for name in start}, _oracle.read(out))
     assert outputs_are_finite(model, kind)
+
+
+@pytest.mark.parametrize("backwards", [False, True])
+@pytest.mark.parametrize("name", TIED)
+def test_a_pickled_base_under_models_that_store_less(
+    name: str, backwards: bool, families: Families, tmp_path: Path
+) -> None:
+    """A ``.bin`` of before has every tied name, folders of today leave some out: merged as today's, to the same bits."""
+    family = families(name)
+    base = tmp_path / "base"
+    base.mkdir()
+    (base / "config.json").write_bytes((family.base_folder / "config.json").read_bytes())
+    state = family.base.state_dict()
+    torch.save(dict(reversed(state.items())) if backwards else state, base / "pytorch_model.bin")
+    assert set(family.base.state_dict()) > set(_oracle.read(family.base_folder))
+    out = tmp_path / "out"
+    stockpot.merge("model_stock", base=base, models=family.folders, out=out)
+    stockpot.merge("model_stock", base=family.base_folder, models=family.folders, out=tmp_path / "plain")
+    same_tensors(_oracle.read(out), _oracle.read(tmp_path / "plain"))
+    model = load(family.kind.cls, out)
+    assert shared(model.state_dict()) == shared(family.base.state_dict())

@@ -184,6 +184,7 @@ def _tied_views(
     """Names tied everywhere become aliases of the output's tensor; the others, returned last, tensors of their own."""
     untied: dict[str, str] = {}
     known: set[str] = set().union(*views)
+    everywhere = set(views[0]).intersection(*views)
     for view, checkpoint in zip(views, inputs.checkpoints, strict=True):
         for part in checkpoint.parts:
             if ties_words(part.config) and (pair := tied_head(view, known, part.prefix)):
@@ -191,15 +192,19 @@ def _tied_views(
                 view[head] = view[embedding]
     aliases: dict[str, str] = {}
     for view in views:
-        first: dict[int, str] = {}
+        groups: dict[int, list[str]] = {}
         for name, info in view.items():
-            kept = first.setdefault(id(info), name)
-            if kept == name or name in aliases or kept in aliases or name in untied:
-                continue
-            if all(other.get(name) is other.get(kept) for other in views):
-                aliases[name] = kept
-            else:
-                untied[name] = kept
+            groups.setdefault(id(info), []).append(name)
+        for names in groups.values():
+            kept = next((name for name in names if name in everywhere), names[0])
+            for name in names:
+                if name == kept or name in aliases or kept in aliases or name in untied:
+                    continue
+                # Who lacks a name that the others only tie has not lost it: libraries leave such names out.
+                if all(name not in other or other[name] is other.get(kept) for other in views):
+                    aliases[name] = kept
+                else:
+                    untied[name] = kept
     return views, aliases, untied
 
 
