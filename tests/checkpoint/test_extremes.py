@@ -69,9 +69,9 @@ def few_descriptors() -> Iterator[None]:
 
 
 def test_ten_thousand_shards(few_descriptors: None, tmp_path: Path) -> None:
-    """10,000 shards a model: merged with 256 descriptors, into as many shards, every tensor right."""
-    models = [sharded(tmp_path / name, 10_000, value) for name, value in (("a", 1.0), ("b", 3.0))]
-    stockpot.merge("linear", models=models, out=tmp_path / "out")
+    """10,000 shards: through a merge with 256 descriptors, into as many shards, every tensor right."""
+    model = sharded(tmp_path / "in", 10_000, 2.0)
+    stockpot.merge("linear", models=[model], out=tmp_path / "out", dtype="float64")
     index = json.loads((tmp_path / "out" / "model.safetensors.index.json").read_text())
     assert len(index["weight_map"]) == 20_000
     assert len(set(index["weight_map"].values())) == 10_000

@@ -84,7 +84,7 @@ def test_a_head_of_its_own_under_models_that_tie_theirs(name: str, tmp_path: Pat
 def test_a_pickled_base_under_models_that_store_less(
     name: str, backwards: bool, families: Families, tmp_path: Path
 ) -> None:
-    """A ``.bin`` of before has every tied name, folders of today leave some out: merged as today's, to the same bits."""
+    """A ``.bin`` of before has every tied name, folders of today leave some out: merged as today's, bit for bit."""
     family = families(name)
     base = tmp_path / "base"
     base.mkdir()
