@@ -17,7 +17,7 @@ from numpy.typing import NDArray
 
 from stockpot import errors
 from stockpot.adapters._peft import Adapter, LowRank
-from stockpot.adapters._values import values_of
+from stockpot.adapters._values import WIDE, matrix_of, values_of
 from stockpot.checkpoint import (
     EMBEDDINGS,
     HEADS,
@@ -39,7 +39,6 @@ from stockpot.measure import Array
 
 KEPT = 8
 """Pairs of factors in memory: of as many tensors as are worked on at once."""
-WIDE = "F64"
 
 
 @dataclass(frozen=True, slots=True)
@@ -81,6 +80,8 @@ class AdaptedCheckpoint:
     replaced: Mapping[str, TensorInfo] = field(repr=False)
     _factors: OrderedDict[str, Factors] = field(default_factory=OrderedDict, repr=False)
     _lock: threading.Lock = field(default_factory=threading.Lock, repr=False)
+    _gathered: dict[str, NDArray[np.uint8]] = field(default_factory=dict, repr=False)
+    _gathering: threading.Lock = field(default_factory=threading.Lock, repr=False)
     _scratch: _Scratch = field(default_factory=_Scratch, repr=False)
 
     @property
@@ -156,7 +157,7 @@ class AdaptedCheckpoint:
         """Elements of a changed tensor, from the one at ``first`` on."""
         item = itemsize(change.base.dtype)
         if change.base.strides is not None:
-            data = read_dense(change.source, change.base)[first * item : (first + out.size) * item]
+            data = self._dense(name, change)[first * item : (first + out.size) * item]
         else:
             data = self._scratch.room(out.size * item)
             change.source.read_into(change.base, first * item, data.data)
@@ -167,15 +168,22 @@ class AdaptedCheckpoint:
             out[:] = widened(row)
         if change.added is not None:
             bias, scale = change.added
-            out += scale * values_of(self.adapter.source, bias).reshape(-1)[first : first + out.size]
+            out += scale * values_of(self.adapter.source, bias, first, first + out.size)
+
+    def _dense(self, name: str, change: _Changed) -> NDArray[np.uint8]:
+        """A strided tensor of the base, gathered for all its pieces; the last one is kept."""
+        with self._gathering:
+            if name not in self._gathered:
+                self._gathered.clear()
+                self._gathered[name] = read_dense(change.source, change.base)
+            return self._gathered[name]
 
     def _pair(self, name: str, product: LowRank, turned: bool) -> Factors:
         """The factors of a tensor: (rows, rank) and (rank, columns)."""
         with self._lock:
             found = self._factors.get(name)
         if found is None:
-            b = values_of(self.adapter.source, product.b).reshape(product.b.shape[0], -1)
-            a = values_of(self.adapter.source, product.a).reshape(product.a.shape[0], -1)
+            a, b = (matrix_of(self.adapter.source, info) for info in (product.a, product.b))
             left, right = (a.T, b.T) if turned else (b, a)
             found = factors(left, right, exact=WIDE not in (product.a.dtype, product.b.dtype))
         with self._lock:
@@ -209,6 +217,7 @@ def adapted(ref: str, base: Source, adapter: Adapter) -> AdaptedCheckpoint:
     known = {**base.tensors, **{alias: base.tensors[kept] for alias, kept in base.aliases.items()}}
     replaced = dict(adapter.replaced)
     changed: dict[str, _Changed] = {}
+    turned = _turned(base, adapter, known)
     for name in dict.fromkeys((*adapter.products, *adapter.added)):
         source, info = (adapter.source, replaced.pop(name)) if name in replaced else (base, known.get(name))
         if info is None:
@@ -218,8 +227,7 @@ def adapted(ref: str, base: Source, adapter: Adapter) -> AdaptedCheckpoint:
         product, added = adapter.products.get(name), adapter.added.get(name)
         if added is not None and added[0].shape != info.shape:
             raise _unfit(base, adapter, "a bias of another shape", name, info.shape, added[0].shape)
-        turned = product is not None and _is_turned(base, adapter, product, name, info.shape)
-        changed[name] = _Changed(source, info, product, added, turned)
+        changed[name] = _Changed(source, info, product, added, turned.get(name, False))
     for name, info in replaced.items():
         if name in known and known[name].shape != info.shape:
             raise _unfit(base, adapter, "a tensor of another shape", name, known[name].shape, info.shape)
@@ -229,7 +237,8 @@ def adapted(ref: str, base: Source, adapter: Adapter) -> AdaptedCheckpoint:
         shape, file = one.base.shape, tensors[name].file if name in tensors else one.base.file
         tensors[name] = TensorInfo(name, WIDE, shape, file, 0, nbytes(WIDE, shape), None, one.base.output_dtype)
     for name, info in replaced.items():
-        tensors[name] = replace(info, name=name, file=info.file + len(base.files))
+        # Laid out where the base has it, so that the output's files are the base's.
+        tensors[name] = replace(info, name=name, file=known[name].file if name in known else len(base.files) - 1)
     return AdaptedCheckpoint(ref, base, adapter, tensors, base.aliases, (*base.notes, *notes), changed, replaced)
 
 
@@ -243,25 +252,56 @@ def _unfit(
     )  # fmt: skip
 
 
-def _is_turned(base: Source, adapter: Adapter, product: LowRank, name: str, shape: tuple[int, ...]) -> bool:
-    """Whether the weight is stored (in, out): told by the shapes, and where both fit by the configuration."""
-    out, into = product.b.shape[0], count(product.a.shape[1:])
-    straight = len(shape) > 1 and shape[0] == out and count(shape[1:]) == into
-    turned = shape == (into, out)
-    if product.embedding or (turned and not straight):
-        straight, fits = False, turned
-    else:
-        fits = straight
-    if not fits:
-        raise _unfit(base, adapter, "the factors do not fit the weight", name, list(shape), f"({out}, {into})")
-    return not straight or (turned and adapter.config.fan_in_fan_out)
+CONV1D_MODELS = ("gpt2", "openai-gpt", "imagegpt", "decision_transformer", "convbert", "clvp")
+CONV1D_LAYERS = ("c_attn", "c_proj", "c_fc", "q_attn")
+"""Where transformers stores weights (in, out): asked where a weight is square and no other module is called alike."""
+
+
+def _turned(base: Source, adapter: Adapter, known: Mapping[str, TensorInfo]) -> dict[str, bool]:
+    """Whether each weight is stored (in, out), so that its product is that of the transposed factors.
+
+    Shapes tell, but of square weights. Of those other modules of the same last name tell, then what is known of the
+    model, and at last the configuration, whose one flag PEFT sets anew at every module.
+    """
+    found: dict[str, bool] = {}
+    square: list[str] = []
+    by_leaf: dict[str, bool] = {}
+    for name, product in adapter.products.items():
+        info = adapter.replaced.get(name) or known.get(name)
+        if info is None:
+            raise _unfit(base, adapter, "the adapter changes a tensor that the base lacks", name)
+        out, into = product.b.shape[0], count(product.a.shape[1:])
+        straight = len(info.shape) > 1 and info.shape[0] == out and count(info.shape[1:]) == into
+        turned = info.shape == (into, out)
+        if not (turned if product.embedding else straight or turned):
+            raise _unfit(base, adapter, "the factors do not fit the weight", name, list(info.shape), f"({out}, {into})")
+        if straight and turned and not product.embedding:
+            square.append(name)
+            continue
+        found[name] = not straight or product.embedding
+        if not product.embedding:
+            by_leaf[_leaf(name)] = found[name]
+    kind = base.parts[0].config.get("model_type")
+    for name in square:
+        leaf = _leaf(name)
+        if leaf in by_leaf:
+            found[name] = by_leaf[leaf]
+        else:
+            is_conv1d = kind in CONV1D_MODELS and leaf in CONV1D_LAYERS
+            found[name] = is_conv1d if isinstance(kind, str) else adapter.config.fan_in_fan_out
+    return found
+
+
+def _leaf(name: str) -> str:
+    """The module's own name."""
+    return name.split(".")[-2] if "." in name else name
 
 
 def _require_untied(base: Source, adapter: Adapter, touched: set[str]) -> None:
     """A tensor that the base ties to another cannot be changed alone: who loads the result ties them again."""
     tied = {name for pair in base.aliases.items() for name in pair}
     if ties_words(base.parts[0].config):
-        tied |= {name for name in touched if name.endswith((*HEADS, *EMBEDDINGS))}
+        tied |= {name for name in touched if any(f".{name}".endswith(f".{end}") for end in (*HEADS, *EMBEDDINGS))}
     for name in sorted(touched & tied):
         raise errors.AdapterError(
             "the adapter changes a tensor that its base ties to another", tensor=name, file=adapter.source.ref,
@@ -294,7 +334,9 @@ def _fitted(base: Source, adapter: Adapter) -> tuple[Adapter, tuple[str, ...]]:
     raise errors.AdapterError(
         "the adapter changes what the base lacks", tensor=lacking[0], file=adapter.source.ref,
         expected=f"tensors of {base.ref}", got=f"{len(lacking)} of {len(wanted)} names that are not there",
-        remedy="is it an adapter of this base?", problems=lacking[1:],
+        remedy="is it one of this base? Where its library names weights otherwise than their file does, merge it "
+        "there (merge_and_unload)",
+        problems=lacking[1:],
     )  # fmt: skip
 
 

@@ -19,7 +19,7 @@ def open_source(ref: str | Path, *, commit: str = "") -> Source:
     them that was opened before. Cost: the headers.
     """
     typed = str(ref)
-    base, plus, adapter = typed.rpartition("+")
+    base, plus, adapter = _divided(typed)
     if not plus or not base or not adapter or ("+" not in commit and is_local(ref)):
         return open_checkpoint(ref, commit=commit)
     of_base, _, of_adapter = commit.rpartition("+")
@@ -31,3 +31,15 @@ def open_source(ref: str | Path, *, commit: str = "") -> Source:
             expected="adapter_config.json and adapter_model.safetensors",
         )
     return adapted(typed, open_source(base, commit=of_base), read_adapter(found))
+
+
+def _divided(ref: str) -> tuple[str, str, str]:
+    """At the last plus after which there is something; at the last one where nothing tells.
+
+    >>> _divided("base+./adapter"), _divided("base")
+    (('base', '+', './adapter'), ('', '', 'base'))
+    """
+    for place in range(len(ref) - 1, 0, -1):
+        if ref[place] == "+" and is_local(ref[place + 1 :] or "+"):
+            return ref[:place], "+", ref[place + 1 :]
+    return ref.rpartition("+")

@@ -11,16 +11,17 @@ from typing import Any
 from pydantic import BaseModel, ConfigDict, ValidationError
 
 from stockpot import errors
-from stockpot.checkpoint import Source, TensorInfo, is_mergeable
+from stockpot.checkpoint import ADAPTER_CONFIG as CONFIG
+from stockpot.checkpoint import ADAPTER_STEM as STEM
+from stockpot.checkpoint import Source, TensorInfo, count, is_mergeable
 
-CONFIG = "adapter_config.json"
-STEM = "adapter_model"
 _ROOT = "base_model.model."
 _NAME = re.compile(
     r"(?P<module>.*)[.](?P<role>lora_(?:A|B|embedding_A|embedding_B|magnitude_vector))"
     r"(?:[.]default)?(?:[.](?P<leaf>weight|bias))?"
 )
 _BASE_LAYER = re.compile(r"(?P<module>.*)[.]base_layer[.](?P<leaf>weight|bias)")
+_WRAPPED = re.compile(r"(?P<module>.*)[.](?P<copy>modules_to_save|original_module)(?:[.]default)?[.](?P<leaf>[^.]+)")
 _REBASED = ("pissa", "olora", "corda", "loftq", "lora_ga")
 """Ways to begin that take something out of the base: the adapter then fits no base that anybody has."""
 _NAMES = {
@@ -40,6 +41,10 @@ _HARMLESS = {
 }
 """What is served, says how training began or went, or where modules are. Anything else that is set may change the
 weights in a way that we do not know."""
+
+
+PATTERN_CAP = 1000
+"""Characters of one pattern of ranks or alphas."""
 
 
 class AdapterConfig(BaseModel):
@@ -69,10 +74,12 @@ class AdapterConfig(BaseModel):
 def _patterned(patterns: Mapping[str, float] | None, module: str, otherwise: float) -> float:
     """The value of the first pattern that matches the end of a module's name, as PEFT looks it up."""
     for pattern, value in (patterns or {}).items():
+        if len(pattern) > PATTERN_CAP:
+            raise errors.AdapterError("a pattern of ranks is absurdly long", got=f"{len(pattern)} characters")
         try:
             if re.match(rf"(.*\.)?({pattern})$", module):
                 return value
-        except re.error as error:
+        except (re.error, RecursionError, OverflowError) as error:
             raise errors.AdapterError(f"a pattern of ranks cannot be read ({error})", got=repr(pattern)) from None
     return otherwise
 
@@ -122,11 +129,21 @@ def read_adapter(source: Source) -> Adapter:
     replaced: dict[str, TensorInfo] = {}
     for full, info in source.tensors.items():
         name = full.removeprefix(_ROOT)
+        if match := _WRAPPED.fullmatch(name):  # under bias="all" PEFT writes what wraps a whole module, too
+            if match["copy"] == "modules_to_save":
+                replaced.setdefault(f"{match['module']}.{match['leaf']}", info)
+            continue
         if match := _NAME.fullmatch(name):
             role = match["role"] + (".bias" if match["leaf"] == "bias" else "")
-            pairs.setdefault(match["module"], {})[role] = info
+            if role in (roles := pairs.setdefault(match["module"], {})):
+                raise errors.AdapterError(
+                    "two tensors for one factor", tensor=full, file=source.ref, got=roles[role].name
+                )
+            roles[role] = info
         elif match := _BASE_LAYER.fullmatch(name):
             replaced[f"{match['module']}.{match['leaf']}"] = info
+        elif ".lora_" in name:
+            raise errors.AdapterError("a tensor of the adapter is not understood", tensor=full, file=source.ref)
         else:
             replaced[name] = info
     for alias, kept in source.aliases.items():
@@ -151,6 +168,9 @@ def _read_config(source: Source) -> tuple[dict[str, Any], AdapterConfig]:
         config = AdapterConfig.model_validate(stated)
     except (ValueError, OSError, RecursionError, ValidationError) as error:
         said = str(error).splitlines()[0]
+        if isinstance(error, ValidationError):
+            first = error.errors()[0]
+            said = f"{'.'.join(map(str, first['loc']))}: {first['msg']}, got {first['input']!r}"[:200]
         raise errors.AdapterError(f"the adapter's configuration cannot be read ({said})", file=str(path)) from None
     if config.peft_type != "LORA":
         raise errors.AdapterError(
@@ -163,11 +183,14 @@ def _read_config(source: Source) -> tuple[dict[str, Any], AdapterConfig]:
                 f"{_NAMES.get(key, key)} is not understood", file=str(path), got=f"{key}: {value!r}"[:80],
                 remedy="merge it into its base where it was made (merge_and_unload), and give that",
             )  # fmt: skip
+    numbers = [config.lora_alpha, *(config.alpha_pattern or {}).values()]
+    if not all(map(math.isfinite, numbers)):
+        raise errors.AdapterError("a scale that is no number", file=str(path), got=numbers)
     began = str(config.init_lora_weights).lower()
     if began.startswith(_REBASED):
         raise errors.AdapterError(
             f"the adapter began as {config.init_lora_weights}, which takes a part out of the base", file=str(path),
-            remedy="save it with path_initial_model_for_weight_conversion, so that it fits the base itself",
+            remedy="merge it where it was made, or (not LoftQ) save it with path_initial_model_for_weight_conversion",
         )  # fmt: skip
     return stated, config
 
@@ -184,7 +207,8 @@ def _product(source: Source, config: AdapterConfig, module: str, roles: Mapping[
             expected=f"{a} and {b}", got=", ".join(sorted(roles)),
         )  # fmt: skip
     left, right = roles[b], roles[a]
-    if len(left.shape) < 2 or len(right.shape) < 2 or left.shape[1] != right.shape[0] or not left.shape[1]:
+    fits = len(left.shape) > 1 and len(right.shape) > 1 and left.shape[1] == right.shape[0] > 0
+    if not fits or count(left.shape[2:]) != 1:
         raise errors.AdapterError(
             "the factors of a module do not fit each other", tensor=module, file=source.ref,
             expected="(out, rank) and (rank, in)", got=f"{list(left.shape)} and {list(right.shape)}",

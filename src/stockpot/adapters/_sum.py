@@ -20,15 +20,27 @@ from typing import Any
 import numpy as np
 
 from stockpot import errors
-from stockpot.adapters._peft import CONFIG, STEM, Adapter, LowRank
-from stockpot.adapters._values import values_of
-from stockpot.checkpoint import FileIdentity, Part, TensorInfo, View, count, nbytes, widest
+from stockpot.adapters._peft import Adapter, LowRank
+from stockpot.adapters._values import WIDE, matrix_of, values_of
+from stockpot.checkpoint import (
+    ADAPTER_CONFIG,
+    ADAPTER_STEM,
+    FileIdentity,
+    Part,
+    TensorInfo,
+    View,
+    count,
+    itemsize,
+    nbytes,
+    widest,
+)
 from stockpot.measure import Array
 from stockpot.methods import Mixture
 
+WHERE = ("target_modules", "layers_to_transform", "layers_pattern", "exclude_modules")
+"""What a configuration says of where its modules are."""
 KEPT = 4
 """Modules whose new factors are in memory."""
-WIDE = "F64"
 Mixing = Callable[[Array], Mixture]
 """Coefficients of a group from its inner products, shape (N+1, N+1): row and column 0 are the base's, and zero."""
 
@@ -55,6 +67,7 @@ class _Whole:
     infos: tuple[TensorInfo | None, ...]
     scales: tuple[float, ...]
     group: str
+    is_added: bool
 
 
 @dataclass(frozen=True)
@@ -86,6 +99,7 @@ class AdapterSum:
         self._mixing, self._group_of, self._rank = mixing, group_of, rank
         self._modules: dict[str, _Module] = {}
         self._wholes: dict[str, _Whole] = {}
+        self._groups: dict[str, list[str]] = {}
         self._roles: dict[str, tuple[str, str]] = {}
         self._mixtures: dict[str, Mixture] = {}
         self._norms: dict[str, tuple[float, float]] = {}
@@ -98,9 +112,10 @@ class AdapterSum:
         self.folder = sources[0].folder
         self.is_pickle = False
         self.aliases: Mapping[str, str] = {}
-        self.notes = tuple(note for source in sources for note in source.notes)
-        self.parts = (Part(stem=STEM, metadata=sources[0].parts[0].metadata),)
+        self.notes = (*(note for source in sources for note in source.notes), *_other_bases(self._adapters))
+        self.parts = (Part(stem=ADAPTER_STEM, metadata=sources[0].parts[0].metadata),)
         self.tensors: dict[str, TensorInfo] = {}
+        _require_alike(self._adapters)
         self._lay_out(group_of, rank)
 
     @property
@@ -137,7 +152,7 @@ class AdapterSum:
         stated: dict[str, Any] = dict(self._adapters[0].stated)
         ranks = {name: module.rank for name, module in self._modules.items()}
         usual = max(ranks.values(), default=stated.get("r", 8))
-        others = {_escaped(name): rank for name, rank in ranks.items() if rank != usual}
+        others = {_pattern(name): rank for name, rank in ranks.items() if rank != usual}
         stated.update(
             r=usual,
             lora_alpha=usual,
@@ -146,12 +161,14 @@ class AdapterSum:
             alpha_pattern=dict(others),
             init_lora_weights=True,
         )
-        targets = [adapter.stated.get("target_modules") for adapter in self._adapters]
-        if any(_as_set(one) != _as_set(targets[0]) for one in targets):
-            stated["target_modules"] = sorted(self._modules)
+        where = [tuple(map(_plain, map(adapter.stated.get, WHERE))) for adapter in self._adapters]
+        if any(one != where[0] for one in where):
+            stated.update(dict.fromkeys(WHERE), target_modules=sorted(self._modules))
+        if any(role == "added" for _, role in self._roles.values()):
+            stated["lora_bias"] = True
         whole = [adapter.stated.get("modules_to_save") or [] for adapter in self._adapters]
         stated["modules_to_save"] = sorted({name for names in whole for name in names}) or None
-        return {CONFIG: (json.dumps(stated, indent=2, sort_keys=True) + "\n").encode()}
+        return {ADAPTER_CONFIG: (json.dumps(stated, indent=2, sort_keys=True) + "\n").encode()}
 
     def _lay_out(self, group_of: Callable[[str], str], rank: int | None) -> None:
         """Names, shapes and ranks of the result; raises AdapterError where adapters do not fit each other."""
@@ -169,6 +186,7 @@ class AdapterSum:
             total = sum(product.rank for product in products if product is not None)
             module = _Module(first.module, group_of(target), products, min(rank or total, total, out, into))
             self._modules[first.module] = module
+            self._groups.setdefault(module.group, []).append(first.module)
             found = [info for product in products if product is not None for info in (product.a, product.b)]
             nominal = widest([info.output_dtype for info in found])
             self._add(first.a.name, (module.rank, *first.a.shape[1:]), nominal, first.module, "a")
@@ -195,7 +213,8 @@ class AdapterSum:
                 got=f"not in {', '.join(lacking)}" if lacking else ", ".join(str(list(info.shape)) for info in held),
                 remedy="merge BASE+ADAPTER instead",
             )  # fmt: skip
-        self._wholes[name] = _Whole(tuple(infos), scales, group_of(name))
+        self._wholes[name] = _Whole(tuple(infos), scales, group_of(name), is_added)
+        self._groups.setdefault(group_of(name), []).append(name)
         kind = "added" if is_added else "whole"
         self._add(held[0].name, held[0].shape, widest([info.output_dtype for info in held]), name, kind)
 
@@ -205,31 +224,33 @@ class AdapterSum:
 
     def mixtures(self) -> dict[str, Mixture]:
         """Coefficients of every group, computed now where they were not needed yet."""
-        for module in self._modules.values():
-            self._mixture(module.group)
+        for group in self._groups:
+            self._mixture(group)
         return dict(sorted(self._mixtures.items()))
 
     def loss(self) -> Loss | None:
         """What smaller ranks took away; None where nothing was."""
         if all(module.rank == _total_rank(module) for module in self._modules.values()):
             return None
-        for name in self._modules:
-            if name not in self._norms:
+        for name, module in self._modules.items():
+            if name not in self._norms and module.rank < _total_rank(module):
                 self._factors(name)
-        lost = {name: (math.sqrt(part / whole) if whole else 0.0) for name, (part, whole) in self._norms.items()}
+            elif name not in self._norms:
+                steps = self._steps(module.group)
+                self._norms[name] = 0.0, float(steps @ self._gram(name) @ steps)
+        lost = {name: (math.sqrt(part / whole) if whole > 0 else 0.0) for name, (part, whole) in self._norms.items()}
         worst = max(lost, key=lambda name: lost[name])
         part, whole = (math.fsum(norms[k] for norms in self._norms.values()) for k in (0, 1))
         rank = max(module.rank for module in self._modules.values())
-        return Loss(rank, math.sqrt(part / whole) if whole else 0.0, lost[worst], worst)
+        return Loss(rank, math.sqrt(part / whole) if whole > 0 else 0.0, lost[worst], worst)
 
     def _mixture(self, group: str) -> Mixture:
         with self._lock:
             if group not in self._mixtures:
                 size = len(self._adapters) + 1
                 gram = np.zeros((size, size))
-                for module in self._modules.values():
-                    if module.group == group:
-                        gram[1:, 1:] += self._gram(module)
+                for name in self._groups[group]:
+                    gram[1:, 1:] += self._gram(name)
                 self._mixtures[group] = self._mixing(gram)
             return self._mixtures[group]
 
@@ -244,14 +265,13 @@ class AdapterSum:
             if product is None:
                 found.append(None)
                 continue
-            b = values_of(adapter.source, product.b).reshape(product.b.shape[0], -1)
-            a = values_of(adapter.source, product.a).reshape(product.a.shape[0], -1)
+            a, b = (matrix_of(adapter.source, info) for info in (product.a, product.b))
             found.append((product.scale * b, a))
         return found
 
-    def _gram(self, module: _Module) -> Array:
+    def _gram(self, name: str) -> Array:
         """Inner products of the adapters' task vectors; einsum sums in one order, whatever the threads."""
-        pairs = self._pairs(module)
+        pairs = self._pairs(self._modules[name]) if name in self._modules else self._columns(self._wholes[name])
         found = np.zeros((len(pairs), len(pairs)))
         for i, left in enumerate(pairs):
             for j, right in enumerate(pairs[: i + 1]):
@@ -259,6 +279,13 @@ class AdapterSum:
                     inner = np.einsum("ok,ol->kl", left[0], right[0]) * np.einsum("ki,li->kl", left[1], right[1])
                     found[i, j] = found[j, i] = math.fsum(inner.ravel())
         return found
+
+    def _columns(self, whole: _Whole) -> list[tuple[Array, Array] | None]:
+        """What is added to a bias, as products of rank 1; nothing of a tensor that is no difference."""
+        return [
+            (scale * matrix_of(adapter.source, info), np.ones((1, 1))) if info is not None and whole.is_added else None
+            for adapter, info, scale in zip(self._adapters, whole.infos, whole.scales, strict=True)
+        ]
 
     def _factors(self, name: str) -> tuple[Array, Array]:
         """New B and A of a module, as matrices."""
@@ -277,22 +304,25 @@ class AdapterSum:
                 self._made.popitem(last=False)
             return b, a
 
-    def _values(self, name: str) -> Array:
-        owner, role = self._roles[name]
-        if role in ("a", "b"):
-            return self._factors(owner)[role == "a"]
-        whole = self._wholes[owner]
-        steps = self._steps(whole.group)
-        found = np.zeros(self.tensors[name].shape)
-        for adapter, info, scale, step in zip(self._adapters, whole.infos, whole.scales, steps, strict=True):
-            if info is not None:
-                found += step * scale * values_of(adapter.source, info)
-        return found
-
     def read_into(self, info: TensorInfo, start: int, out: memoryview) -> None:
         """Fill ``out`` with bytes of a tensor, from its byte ``start`` on."""
-        data = np.ascontiguousarray(self._values(info.name)).reshape(-1).view(np.uint8)
-        out[:] = data[start : start + len(out)].data
+        owner, role = self._roles[info.name]
+        size = itemsize(WIDE)
+        first, last = start // size, -(-(start + len(out)) // size)
+        if role in ("a", "b"):
+            found = np.ascontiguousarray(self._factors(owner)[role == "a"]).reshape(-1)[first:last]
+        else:
+            found = self._of_wholes(self._wholes[owner], first, last)
+        out[:] = found.view(np.uint8).data[start - first * size :][: len(out)]
+
+    def _of_wholes(self, whole: _Whole, first: int, last: int) -> Array:
+        """Elements of the combination of tensors that the adapters have whole, or add."""
+        found = np.zeros(last - first)
+        steps = self._steps(whole.group)
+        for adapter, info, scale, step in zip(self._adapters, whole.infos, whole.scales, steps, strict=True):
+            if info is not None:
+                found += step * scale * values_of(adapter.source, info, first, last)
+        return found
 
     def view(self, info: TensorInfo, start: int, size: int) -> View | None:
         """None: everything is computed."""
@@ -307,6 +337,31 @@ class AdapterSum:
             adapter.source.close()
 
 
+def _require_alike(adapters: Sequence[Adapter]) -> None:
+    """Adapters of one model: what one has whole no other changes by factors, and names have the same prefix."""
+    for adapter in adapters:
+        for other in adapters:
+            for name in adapter.replaced.keys() & other.products.keys():
+                if not (name in adapter.products and name in other.replaced):
+                    raise errors.AdapterError(
+                        "a tensor that one adapter has whole and another changes", tensor=name, file=adapter.source.ref,
+                        got=f"factors in {other.source.ref}", remedy="merge BASE+ADAPTER instead",
+                    )  # fmt: skip
+            own = next(iter(adapter.products), None)
+            for name in other.products if own is not None and own not in other.products else ():
+                if own is not None and (name.endswith(f".{own}") or own.endswith(f".{name}")):
+                    raise errors.AdapterError(
+                        "the adapters name one weight with and without a prefix", tensor=own, file=adapter.source.ref,
+                        got=f"{name} in {other.source.ref}", remedy="merge BASE+ADAPTER instead",
+                    )  # fmt: skip
+
+
+def _other_bases(adapters: Sequence[Adapter]) -> tuple[str, ...]:
+    """Said where the adapters state different bases."""
+    stated = {str(adapter.stated.get("base_model_name_or_path") or "") for adapter in adapters} - {""}
+    return (f"the adapters were made for different bases: {', '.join(sorted(stated))}",) if len(stated) > 1 else ()
+
+
 def _outline(product: LowRank) -> tuple[object, ...]:
     return (product.b.shape[0], product.a.shape[1:], product.embedding)
 
@@ -315,12 +370,14 @@ def _total_rank(module: _Module) -> int:
     return sum(product.rank for product in module.products if product is not None)
 
 
-def _as_set(targets: object) -> object:
-    return frozenset(targets) if isinstance(targets, list) else targets
+def _plain(stated: object) -> str:
+    """A value of a configuration as text, lists in order."""
+    return json.dumps(sorted(stated, key=str) if isinstance(stated, list) else stated)
 
 
-def _escaped(name: str) -> str:
-    return name.replace(".", r"\.")
+def _pattern(name: str) -> str:
+    """What matches a module's whole name alone."""
+    return "^" + name.replace(".", r"\.")
 
 
 def _of_rank(b: Array, a: Array, rank: int) -> tuple[Array, Array, float, float]:

@@ -10,7 +10,7 @@ from stockpot.checkpoint._dtypes import (
     widest,
 )
 from stockpot.checkpoint._files import FileIdentity, View, require_readable
-from stockpot.checkpoint._folder import CONFIG, MANIFESTS
+from stockpot.checkpoint._folder import ADAPTER_CONFIG, ADAPTER_STEM, CONFIG, MANIFESTS
 from stockpot.checkpoint._header import TensorInfo, blank_seal
 from stockpot.checkpoint._hub import cache_folder, current_commit, hub_ids
 from stockpot.checkpoint._layout import (
@@ -30,10 +30,13 @@ from stockpot.checkpoint._runs import last_checkpoints
 from stockpot.checkpoint._side_names import is_side_file, is_side_folder, is_weight_file
 from stockpot.checkpoint._source import Part, Source, part_of, read_dense
 from stockpot.checkpoint._staging import Staging, partial_of, repair, require_free, require_outside
-from stockpot.checkpoint._ties import EMBEDDINGS, HEADS, TIE, ties_words
+from stockpot.checkpoint._ties import CONFIG_DEPTH, EMBEDDINGS, HEADS, TIE, ties_words
 
 __all__ = [
+    "ADAPTER_CONFIG",
+    "ADAPTER_STEM",
     "CONFIG",
+    "CONFIG_DEPTH",
     "EMBEDDINGS",
     "HEADS",
     "MANIFESTS",

@@ -12,18 +12,19 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
-from typing import Any, BinaryIO
+from typing import Any
 
 import numpy as np
 import xxhash
+from numpy.typing import NDArray
 
 from stockpot import errors
 from stockpot.checkpoint import _dtypes
 from stockpot.checkpoint._dcp_metadata import METADATA, Box, StatedChunk, StatedTensor, read_metadata
 from stockpot.checkpoint._files import FileIdentity, FilePool, View, identity, require_readable
 from stockpot.checkpoint._header import TensorInfo
-from stockpot.checkpoint._pickle import PickledTensor, open_zip, unwrap
-from stockpot.checkpoint._source import Part
+from stockpot.checkpoint._pickle import PICKLE_CAP, PickledTensor, open_zip, unwrap
+from stockpot.checkpoint._source import Part, gathered
 
 INNER = "pytorch_model_fsdp_0"
 """Where accelerate puts the folder of the weights, inside the checkpoint's own."""
@@ -79,6 +80,8 @@ class DistributedCheckpoint:
     places: Mapping[str, _Tensor] = field(repr=False)
     notes: tuple[str, ...]
     parts: tuple[Part, ...]
+    _payloads: dict[_Chunk, tuple[int, PickledTensor]] = field(default_factory=dict, repr=False)
+    _gathered: dict[_Chunk, NDArray[np.uint8]] = field(default_factory=dict, repr=False)
 
     @property
     def aliases(self) -> Mapping[str, str]:
@@ -99,10 +102,6 @@ class DistributedCheckpoint:
     def pool(self) -> FilePool:
         """The descriptors through which it is read."""
         return FilePool([file.path for file in self.files])
-
-    @cached_property
-    def _payloads(self) -> dict[_Chunk, tuple[int, PickledTensor]]:
-        return {}
 
     def read_into(self, info: TensorInfo, start: int, out: memoryview) -> None:
         """Fill ``out`` with bytes of a tensor, from its byte ``start`` on."""
@@ -138,18 +137,21 @@ class DistributedCheckpoint:
         if stored.is_dense:
             self.pool.read_into(chunk.file, begin + start, out)
             return
-        item = _dtypes.itemsize(stored.dtype)
-        window = np.empty(stored.extent * item, np.uint8)
-        self.pool.read_into(chunk.file, begin, window.data)
-        steps = [step * item for step in stored.strides]
-        shown = np.lib.stride_tricks.as_strided(window.view(f"V{item}"), stored.shape, steps, writeable=False)
-        out[:] = np.ascontiguousarray(shown).reshape(-1).view(np.uint8).data[start : start + len(out)]
+        dense = self._gathered.get(chunk)
+        if dense is None:
+            window = np.empty(stored.extent * _dtypes.itemsize(stored.dtype), np.uint8)
+            self.pool.read_into(chunk.file, begin, window.data)
+            dense = gathered(window, stored.dtype, stored.shape, stored.strides)
+            self._gathered.clear()  # the last one alone: its pieces are asked for one after the other
+            self._gathered[chunk] = dense
+        out[:] = dense.data[start : start + len(out)]
 
     def _payload(self, info: TensorInfo, chunk: _Chunk) -> tuple[int, PickledTensor]:
         """Where a chunk's bytes begin in its file, and in what form they lie there; looked up once."""
-        if chunk not in self._payloads:
-            self._payloads[chunk] = _payload(self.files[chunk.file].path, chunk, info)
-        return self._payloads[chunk]
+        found = self._payloads.get(chunk)
+        if found is None:
+            found = self._payloads[chunk] = _payload(self.pool, self.files[chunk.file].path, chunk, info)
+        return found
 
     def view(self, info: TensorInfo, start: int, size: int) -> View | None:
         """Bytes where the page cache holds them, if one chunk has them all."""
@@ -199,7 +201,8 @@ def metadata_folder(folder: Path) -> Path | None:
 def open_distributed(ref: str, folder: Path, inner: Path, config: Mapping[str, Any]) -> DistributedCheckpoint:
     """Open ``inner`` by its ``.metadata``; ``folder``: where its side files and its configuration are."""
     path = inner / METADATA
-    require_readable(path)
+    if require_readable(path) > PICKLE_CAP:
+        raise errors.PickleFormatError("the metadata is absurdly large", file=str(path))
     data = path.read_bytes()
     stated = read_metadata(data, str(path))
     named = {name: tensor for name, tensor in stated.items() if not name.startswith(_NO_WEIGHTS)}
@@ -245,11 +248,9 @@ def _numbered(chunk: StatedChunk, numbers: Mapping[str, int]) -> _Chunk:
     return _Chunk(chunk.box, numbers[chunk.file], chunk.offset, chunk.length)
 
 
-def _payload(path: str, chunk: _Chunk, info: TensorInfo) -> tuple[int, PickledTensor]:
+def _payload(pool: FilePool, path: str, chunk: _Chunk, info: TensorInfo) -> tuple[int, PickledTensor]:
     """Look into a chunk's archive: it must hold one tensor of the stated dtype and shape, inside its range."""
-    with Path(path).open("rb") as handle:
-        handle.seek(chunk.offset)
-        root, ranges = open_zip(io.BufferedReader(_Window(handle, chunk.offset, chunk.length)), path)
+    root, ranges = open_zip(io.BufferedReader(_Window(pool, chunk)), path)
     found = root if isinstance(root, PickledTensor) else None
     if found is None or (found.dtype, found.shape) != (info.dtype, chunk.shape) or found.storage.key not in ranges:
         raise errors.PickleFormatError(
@@ -265,11 +266,11 @@ def _payload(path: str, chunk: _Chunk, info: TensorInfo) -> tuple[int, PickledTe
 
 
 class _Window(io.RawIOBase):
-    """A part of a file, as a file."""
+    """A chunk's archive, as a file."""
 
-    def __init__(self, file: BinaryIO, begin: int, size: int) -> None:
+    def __init__(self, pool: FilePool, chunk: _Chunk) -> None:
         super().__init__()
-        self._file, self._begin, self._size, self._place = file, begin, size, 0
+        self._pool, self._chunk, self._place = pool, chunk, 0
 
     def readable(self) -> bool:
         return True
@@ -278,15 +279,14 @@ class _Window(io.RawIOBase):
         return True
 
     def seek(self, offset: int, whence: int = io.SEEK_SET) -> int:
-        start = {io.SEEK_SET: 0, io.SEEK_CUR: self._place, io.SEEK_END: self._size}[whence]
+        start = {io.SEEK_SET: 0, io.SEEK_CUR: self._place, io.SEEK_END: self._chunk.length}[whence]
         if start + offset < 0:
             raise OSError("a seek to before the start")
         self._place = start + offset
         return self._place
 
     def readinto(self, out: Any) -> int:
-        self._file.seek(self._begin + self._place)
-        found = self._file.read(min(len(out), max(self._size - self._place, 0)))
-        out[: len(found)] = found
-        self._place += len(found)
-        return len(found)
+        size = min(len(out), max(self._chunk.length - self._place, 0))
+        self._pool.read_into(self._chunk.file, self._chunk.offset + self._place, memoryview(out)[:size])
+        self._place += size
+        return size

@@ -15,7 +15,7 @@ from stockpot import errors
 from stockpot.checkpoint import _dtypes
 from stockpot.checkpoint._header import RANK_CAP, require_name
 from stockpot.checkpoint._pickle import PICKLE_CAP, PickledDtype, PickleReader
-from stockpot.checkpoint._pickle_machine import OPAQUE, Function, Record
+from stockpot.checkpoint._pickle_machine import OPAQUE, Function, PickleError, Record
 
 METADATA = ".metadata"
 _MODULE = "torch.distributed.checkpoint"
@@ -90,8 +90,16 @@ class _Globals:
         if (module, name) in _RECORDS:
             return Function(lambda _: Record(name))
         if (module, name) == ("torch", "Size"):
-            return Function(lambda arguments: tuple(arguments[0]) if arguments else ())
+            return Function(_sizes)
         return OPAQUE if (module, name) in _LEFT else PickleReader(self.label).find_global(module, name)
+
+
+def _sizes(arguments: tuple[Any, ...]) -> tuple[Any, ...]:
+    """``torch.Size`` of a short list."""
+    found = arguments[0] if arguments else ()
+    if not isinstance(found, list | tuple) or len(found) > RANK_CAP:
+        raise PickleError("sizes that are no short list")
+    return tuple(found)
 
 
 def _bad(what: str, label: str, name: str, got: object = None) -> errors.PickleFormatError:
@@ -111,7 +119,11 @@ def _places(stored: Mapping[Any, Any], label: str) -> dict[tuple[object, object]
 
 
 def _naturals(value: object) -> bool:
-    return isinstance(value, tuple) and len(value) <= RANK_CAP and all(type(v) is int and v >= 0 for v in value)
+    return isinstance(value, tuple) and len(value) <= RANK_CAP and all(_is_natural(v) for v in value)
+
+
+def _is_natural(value: object) -> bool:
+    return type(value) is int and 0 <= value < 1 << 63
 
 
 def _path(paths: object, name: str) -> tuple[str | int, ...]:
@@ -166,8 +178,10 @@ def _chunk(
             "the metadata names a file outside its folder", tensor=name, file=label, expected="a plain name",
             got=repr(file)[:80],
         )  # fmt: skip
-    if type(offset) is not int or type(length) is not int or offset < 0 or length < 0:
-        raise _bad("a chunk without a range", label, name, (offset, length))
+    if not _is_natural(offset) or not _is_natural(length):
+        raise _bad("a chunk without a range", label, name)
+    assert isinstance(offset, int)
+    assert isinstance(length, int)
     if info.fields.get("transform_descriptors"):
         raise _bad("the chunks are compressed or otherwise transformed: save them plain", label, name)
     box = tuple((begin, begin + size) for begin, size in zip(offsets, sizes, strict=True))
@@ -175,7 +189,7 @@ def _chunk(
 
 
 def _is_plain(file: str) -> bool:
-    return bool(file) and not set(file) & set("/\\\0") and file not in (".", "..")
+    return bool(file) and file.isprintable() and not set(file) & set("/\\\0") and file not in (".", "..")
 
 
 def _require_tiling(name: str, shape: tuple[int, ...], boxes: Sequence[Box], label: str) -> None:

@@ -33,18 +33,25 @@ class Holder(Protocol):
 
 
 _holders: weakref.WeakSet[Holder] = weakref.WeakSet()
+_holders_lock = threading.Lock()
 """Descriptors are the process's: who runs out of them asks everybody."""
 
 
 def register(holder: Holder) -> None:
     """Count a holder, as long as it lives."""
-    _holders.add(holder)
+    with _holders_lock:
+        _holders.add(holder)
+
+
+def _everybody() -> list[Holder]:
+    with _holders_lock:
+        return list(_holders)
 
 
 def runs_short() -> bool:
     """Whether the holders have their share of the process's descriptors."""
     limit = resource.getrlimit(resource.RLIMIT_NOFILE)[0]
-    return limit != resource.RLIM_INFINITY and sum(holder.held() for holder in list(_holders)) >= SHARE * limit
+    return limit != resource.RLIM_INFINITY and sum(holder.held() for holder in _everybody()) >= SHARE * limit
 
 
 def opened(path: str | Path, flags: int) -> int:
@@ -54,7 +61,7 @@ def opened(path: str | Path, flags: int) -> int:
     except OSError as error:
         if error.errno not in (errno.EMFILE, errno.ENFILE):
             raise
-    for holder in list(_holders):
+    for holder in _everybody():
         holder.give_up()
     return os.open(path, flags | os.O_CLOEXEC, 0o666)
 
@@ -82,7 +89,11 @@ class Descriptors(Generic[Key]):
         found = self._take(key)
         if found is None:
             fresh = opened(self._path_of(key), self._flags)
-            self._make_room(FEWEST if runs_short() else MOST)
+            try:
+                self._make_room(FEWEST if runs_short() else MOST)
+            except OSError:
+                os.close(fresh)
+                raise
             with self._lock:
                 found = self._open.setdefault(key, fresh)
                 self._busy[key] = self._busy.get(key, 0) + 1

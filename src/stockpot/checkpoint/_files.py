@@ -121,7 +121,7 @@ class FilePool:
     def view(self, file: int, offset: int, size: int) -> View | None:
         """Bytes from ``offset`` on without a copy; None where the file cannot be mapped, or has become shorter."""
         found = self._map(file)
-        if found is None or found.data.size < offset + size:
+        if found is None or offset < 0 or found.data.size < offset + size:
             return None
         return View(found.data[offset : offset + size], found.address + offset)
 
@@ -166,7 +166,7 @@ class FilePool:
         """Take a viewed range out of this process's resident memory; another look at it is still right."""
         with self._lock:
             found = self._mapped.get(file)
-        if found is not None:
+        if found is not None and 0 <= offset < found.data.size:
             start = offset // mmap.PAGESIZE * mmap.PAGESIZE
             found.file.madvise(mmap.MADV_DONTNEED, start, offset + size - start)
 

@@ -21,6 +21,7 @@ PICKLE_SUFFIXES = (".bin", ".pt", ".pth", ".ckpt")
 KNOWN_STEMS = ("model", "open_clip_model", "diffusion_pytorch_model", "adapter_model")
 """What libraries call their weights; of several checkpoints in one folder these come first."""
 CONFIG = "config.json"
+ADAPTER_STEM, ADAPTER_CONFIG = "adapter_model", "adapter_config.json"
 PIPELINE, MODULES = "model_index.json", "modules.json"
 MANIFESTS = {PIPELINE: "diffusers", MODULES: "sentence-transformers"}
 """The files in which a library names the parts of a checkpoint."""
@@ -113,11 +114,19 @@ def read_files(
         found.update({alias: found[kept] for alias, kept in aliases.items()})
         _require_true(place, *index, found)
     part = Part(folder, _stem(names[0]), metadata, read_config(place, folder))
+    if part.stem == ADAPTER_STEM and ADAPTER_CONFIG in place.names(folder):
+        with place.open(stated := _inside(folder, ADAPTER_CONFIG)) as handle:  # it changes the weights as they do
+            contents.files.append(place.identity(stated, xxhash.xxh3_128_hexdigest(handle.read())))
     contents.parts.append(part)
     contents.is_pickle |= names[0].endswith(PICKLE_SUFFIXES)
     contents.aliases.update({part.prefix + alias: part.prefix + kept for alias, kept in aliases.items()})
     for name, info in tensors.items():
         full = part.prefix + name
+        _header.require_name(full, place.label(names[info.file - first]))
+        if full in contents.tensors:
+            raise errors.DuplicateNameError(
+                "two parts hold the same tensor", tensor=full, file=place.label(names[info.file - first])
+            )
         contents.tensors[full] = replace(info, name=full) if part.prefix else info
 
 
@@ -150,7 +159,7 @@ def _part_folders(place: Place) -> list[str]:
     subfolders = [name[:-1] for name in names if name.endswith("/") and not name.startswith((".", "checkpoint-"))]
     named = _named_parts(place, names)
     if named is not None:
-        return [folder for folder in named if not folder or (folder in subfolders and _weights(place, folder))]
+        return [folder for folder in dict.fromkeys(named) if not folder or _weights(place, folder)]
     if _weights(place, "") or not subfolders:
         return [""]
     return [folder for folder in subfolders if _weights(place, folder)] or [""]
@@ -159,14 +168,42 @@ def _part_folders(place: Place) -> list[str]:
 def _named_parts(place: Place, names: Sequence[str]) -> list[str] | None:
     """What a manifest names as parts; None without one."""
     if PIPELINE in names:
-        content = _read_json(place, PIPELINE)
-        entries = content.items() if isinstance(content, dict) else ()
-        return [key for key, value in entries if isinstance(value, list) and not key.startswith("_")]
+        content = _read_manifest(place, PIPELINE, dict)
+        entries = content.items()
+        return _folders(place, [key for key, value in entries if isinstance(value, list) and not key.startswith("_")])
     if MODULES in names:
-        content = _read_json(place, MODULES)
-        found = [entry.get("path") for entry in content if isinstance(entry, dict)] if isinstance(content, list) else []
-        return [path.strip("/") for path in found if isinstance(path, str)]
+        content = _read_manifest(place, MODULES, list)
+        found = [entry.get("path") for entry in content if isinstance(entry, dict)]
+        return _folders(place, [path for path in found if isinstance(path, str)])
     return None
+
+
+def _read_manifest(place: Place, name: str, kind: type) -> Any:
+    """What names the parts; raises CheckpointError where it is not what its library writes."""
+    content = _read_json(place, name)
+    if not isinstance(content, kind) or not content:
+        raise errors.CheckpointError(
+            "the list of the checkpoint's parts cannot be read", file=place.label(name),
+            expected=f"a JSON {kind.__name__}", remedy="copy or download it again",
+        )  # fmt: skip
+    return content
+
+
+def _folders(place: Place, paths: Sequence[str]) -> list[str]:
+    """Plain names of the folders that are there; one that leads elsewhere is refused."""
+    found = []
+    for path in paths:
+        pure = PurePosixPath(path)
+        if pure.is_absolute() or ".." in pure.parts or "\0" in path or "\\" in path:
+            raise errors.ShardIndexError(
+                "a part outside its checkpoint", file=place.label(""), expected="a plain relative name",
+                got=repr(path)[:80],
+            )  # fmt: skip
+        folder = "/".join(pure.parts)
+        above = ["/".join(pure.parts[:depth]) for depth in range(len(pure.parts))]
+        if all(f"{part}/" in place.names(parent) for parent, part in zip(above, pure.parts, strict=True)):
+            found.append(folder)
+    return found
 
 
 def _weights(place: Place, folder: str) -> bool:

@@ -188,6 +188,10 @@ class _Disk:
 
     def names(self, folder: str) -> list[str]:
         place = self.root / folder
+        if folder and place.is_symlink():
+            raise errors.CheckpointError(
+                "a symlinked folder inside a checkpoint", file=str(place), remedy="put the folder itself there"
+            )
         try:
             return sorted(entry.name + "/" * entry.is_dir() for entry in place.iterdir())
         except PermissionError:

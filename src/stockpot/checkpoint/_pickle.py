@@ -233,6 +233,8 @@ class PickleReader:
         key, begin = str(pid[2]), 0
         if len(pid) > 5 and isinstance(pid[5], tuple) and len(pid[5]) > 1 and type(pid[5][1]) is int:
             begin = pid[5][1]
+            if begin < 0:
+                raise PickleError("a storage that begins before itself")
         self.storages[key] = pid[1].code
         return _Storage(key, pid[1].code, begin)
 
@@ -282,7 +284,9 @@ def open_zip(handle: BinaryIO, path: str) -> tuple[Any, dict[str, tuple[int, int
                         member.file_size,
                     )
             byteorder = prefix + "byteorder"
-            if byteorder in archive.namelist() and archive.read(byteorder) != b"little":
+            if byteorder in archive.namelist() and (
+                archive.getinfo(byteorder).file_size > len(b"little") or archive.read(byteorder) != b"little"
+            ):
                 raise errors.PickleFormatError("the weights are big-endian", file=path, expected="little-endian")
             return root, ranges
     except errors.StockpotError:  # some are ValueErrors too
@@ -337,10 +341,12 @@ def _open_legacy(handle: BinaryIO, path: str) -> tuple[Any, dict[str, tuple[int,
 def unwrap(root: Any, path: str, leaf: type[Leaf]) -> tuple[dict[str, Leaf], tuple[str, ...]]:
     """The flat name -> tensor map, after wrappers and prefixes; says which were taken off."""
     said: list[str] = []
-    while isinstance(root, dict) and len(said) < 2:
-        wrapper = _wrapper(root, leaf)
+    for _ in range(2):
+        wrapper = _wrapper(root, leaf) if isinstance(root, dict) else None
         if wrapper is None:
             break
+        others = [str(key)[:80] for key in root if key != wrapper and _holds(root[key], leaf)]
+        said += [f"{key!r}, another map of tensors, left out" for key in others]
         root = root[wrapper]
         said.append(f"{wrapper!r} taken off")
     found = {k: v for k, v in root.items() if isinstance(v, leaf)} if isinstance(root, dict) else {}

@@ -27,6 +27,8 @@ _VALUES = (
     *("BINBYTES", "BYTEARRAY8"),
 )
 _SKIPPED = ("PROTO", "FRAME")
+FIELDS_CAP = 32
+"""Attributes of one object (one map of them can be named many times)."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -243,6 +245,8 @@ class _Machine:
         state, target = self.pop(), self.top()
         if isinstance(target, Record):
             stated = state if isinstance(state, dict) else {"state": state}
+            if len(stated) > FIELDS_CAP:
+                raise PickleError("an object of absurdly many attributes")
             target.fields.update({key: value for key, value in stated.items() if isinstance(key, str)})
         elif not isinstance(target, Opaque | dict):
             raise PickleError("a state for what has none")

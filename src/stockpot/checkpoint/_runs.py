@@ -16,7 +16,8 @@ def last_checkpoints(run: str | Path, count: int) -> list[str]:
     """The last ``count`` checkpoints of a run, the earliest first.
 
     They are what in the run's folder is named alike but for numbers (``checkpoint-500``, ``step_1000``,
-    ``epoch=3-step=400.ckpt``): folders, or files of weights; their order is that of the numbers. Raises NotFoundError
+    ``epoch=3-step=400.ckpt``): folders, or files of weights; their order is that of their step, else of their epoch,
+    else of all numbers. Of ``BASE+RUN`` the last adapters of a run, each on that base. Raises NotFoundError
     where the folder is none, or holds fewer, or more than one such series.
 
     >>> import tempfile, pathlib
@@ -29,6 +30,9 @@ def last_checkpoints(run: str | Path, count: int) -> list[str]:
     if count < 1:
         raise errors.ParameterError("--last is a number of checkpoints", expected="1 or more", got=count)
     folder = Path(run).expanduser()
+    base, plus, adapters = str(run).rpartition("+")
+    if plus and not folder.is_dir() and Path(adapters).expanduser().is_dir():
+        return [f"{base}+{one}" for one in last_checkpoints(adapters, count)]
     if not folder.is_dir():
         raise errors.NotFoundError("no such folder of a run", file=str(run), remedy="--last takes the folder of a run")
     series: dict[str, list[Path]] = {}
@@ -56,4 +60,8 @@ def _is_checkpoint(entry: Path) -> bool:
 
 
 def _numbers(entry: Path) -> list[int]:
+    """What the name says of time: its step, else its epoch, else all its numbers."""
+    for word in ("step", "iter", "checkpoint", "epoch"):
+        if found := re.search(rf"{word}[a-z]*[-_=.]?(\d+)", entry.name, re.IGNORECASE):
+            return [int(found[1])]
     return [int(number) for number in _NUMBER.findall(entry.name)]

@@ -11,6 +11,11 @@ _SKIPPED_FOLDERS = ("runs", "wandb", "mlruns", "lightning_logs", "logs", "__pyca
 """What training leaves beside a model, with as many files as it had steps."""
 
 
+_OTHER_WEIGHTS = (
+    *(".h5", ".msgpack", ".onnx", ".onnx_data", ".gguf", ".distcp", ".ot", ".tflite", ".mlmodel", ".nemo", ".npz"),
+)
+
+
 def is_side_folder(name: str) -> bool:
     """Whether files of a subfolder of that name come along."""
     return not name.startswith((".", "checkpoint-", "global_step")) and name not in _SKIPPED_FOLDERS
@@ -31,6 +36,6 @@ def is_side_file(path: str) -> bool:
 def is_weight_file(name: str) -> bool:
     """Whether a file name is that of weights or of their index, in any form that we know."""
     lowered = name.lower()
-    return lowered.endswith((".safetensors", *PICKLE_SUFFIXES, ".h5", ".msgpack", ".onnx", ".gguf", ".distcp")) or bool(
+    return lowered.endswith((".safetensors", *PICKLE_SUFFIXES, *_OTHER_WEIGHTS)) or bool(
         re.search(r"\.(safetensors|bin)\.index(\..*)?\.json$", lowered)
     )

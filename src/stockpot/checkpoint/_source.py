@@ -111,9 +111,12 @@ def read_dense(source: Source, info: TensorInfo) -> NDArray[np.uint8]:
     """All bytes of a tensor, row-major whatever its strides."""
     window = np.empty(info.nbytes, dtype=np.uint8)
     source.read_into(info, 0, window.data)
-    if info.strides is None:
-        return window
-    item = _dtypes.itemsize(info.dtype)
-    steps = [stride * item for stride in info.strides]
-    shown = np.lib.stride_tricks.as_strided(window.view(f"V{item}"), info.shape, steps, writeable=False)
+    return window if info.strides is None else gathered(window, info.dtype, info.shape, info.strides)
+
+
+def gathered(window: NDArray[np.uint8], dtype: str, shape: Sequence[int], strides: Sequence[int]) -> NDArray[np.uint8]:
+    """Elements that lie by strides in a window of a file, row-major."""
+    item = _dtypes.itemsize(dtype)
+    steps = [stride * item for stride in strides]
+    shown = np.lib.stride_tricks.as_strided(window.view(f"V{item}"), shape, steps, writeable=False)
     return np.ascontiguousarray(shown).reshape(-1).view(np.uint8)

@@ -211,6 +211,7 @@ class Staging:
         """Finish an archive: its checksums and its provenance."""
         try:
             seal(self.folder / name, provenance)
+            self._unsynced[name] = None
         except OSError as error:
             raise _write_error(error, self.folder / name) from error
 
@@ -220,8 +221,8 @@ class Staging:
             raise _write_error(self._failure, self.folder)
         try:
             with self._files.use(name) as fd:
-                self._unsynced[name] = None
                 _write_all(fd, data, offset)
+                self._unsynced[name] = None  # after it: a sync meanwhile has not seen these bytes
         except OSError as error:
             raise _write_error(error, self.folder / name) from error
 
@@ -243,8 +244,8 @@ class Staging:
             self._wake.wait(SYNC_SECONDS)
             try:
                 self._sync()
-            except OSError as error:
-                self._failure = error
+            except Exception as error:  # whoever writes next raises it
+                self._failure = error if isinstance(error, OSError) else OSError(None, str(error))
                 return
 
     def _sync(self) -> None:
@@ -279,8 +280,8 @@ class Staging:
     def add_file(self, name: str, content: bytes) -> None:
         """A small file, written whole."""
         path = self.folder / name
-        path.parent.mkdir(parents=True, exist_ok=True)
         try:
+            path.parent.mkdir(parents=True, exist_ok=True)
             fd = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_CLOEXEC | os.O_NOFOLLOW, 0o666)
             try:
                 _write_all(fd, memoryview(content), 0)

@@ -4,6 +4,8 @@ from collections.abc import Mapping
 from typing import Any
 
 TIE = "tie_word_embeddings"
+CONFIG_DEPTH = 20
+"""Parts in parts of a configuration that are looked into."""
 
 HEADS = (
     "lm_head.weight",
@@ -25,7 +27,7 @@ EMBEDDINGS = (
 """What the names of heads and of embeddings end with."""
 
 
-def ties_words(config: Mapping[str, Any]) -> bool:
+def ties_words(config: Mapping[str, Any], depth: int = CONFIG_DEPTH) -> bool:
     """Whether a configuration ties head and embedding; one of several parts may say so in the part alone.
 
     >>> ties_words({"tie_word_embeddings": True}), ties_words({"text_config": {"tie_word_embeddings": True}})
@@ -36,4 +38,4 @@ def ties_words(config: Mapping[str, Any]) -> bool:
     stated = config.get(TIE)
     if isinstance(stated, bool):
         return stated
-    return any(ties_words(part) for part in config.values() if isinstance(part, dict))
+    return depth > 0 and any(ties_words(part, depth - 1) for part in config.values() if isinstance(part, dict))

@@ -21,15 +21,17 @@ WHAT = "adapters are merged as products of their factors"
 def require_models(models: Sequence[Source]) -> None:
     """None of them may be an adapter."""
     for source in models:
-        if is_adapter(source):
+        if is_adapter(source) or any(".lora_A." in name for name in source.tensors):
             raise errors.AdapterError(
                 "an adapter is no model", file=source.ref,
-                remedy="write BASE+ADAPTER for the model that it makes of its base",
+                remedy="write BASE+ADAPTER for the model that it makes of its base, ADAPTER being its folder",
             )  # fmt: skip
 
 
-def as_adapters(job: Job, models: Sequence[Source]) -> AdapterSum | None:
+def as_adapters(job: Job, base: Source | None, models: Sequence[Source]) -> AdapterSum | None:
     """The merge of the models where they are LoRA adapters; None where they are none; raises where only some are."""
+    if base is not None:
+        require_models([base])
     if not models or not all(map(is_adapter, models)):
         require_models(models)
         if job.rank is not None:
@@ -45,6 +47,8 @@ def as_adapters(job: Job, models: Sequence[Source]) -> AdapterSum | None:
     policies = job.recipe.policies
     if policies.only or policies.exclude or policies.rename or job.table is not None:
         raise errors.UsageError(f"{WHAT}: all of them, under their own names", got="--only, --exclude or --rename")
+    if job.shard_bytes is not None:
+        raise errors.UsageError("an adapter is one file", got="--shard-size", remedy="leave it out")
     read = [read_adapter(source) for source in models]
     if job.anchored:
         for adapter in read:
@@ -54,6 +58,14 @@ def as_adapters(job: Job, models: Sequence[Source]) -> AdapterSum | None:
                     tensor=next(iter(adapter.replaced)), file=adapter.source.ref,
                     remedy="merge BASE+ADAPTER, or take linear",
                 )  # fmt: skip
+
+    elif any(adapter.replaced for adapter in read) and not job.method.uses_gram:
+        total = float(np.sum(job.method(len(models), job.values).weights))
+        if abs(total - 1.0) > 1e-9:
+            raise errors.MethodError(
+                "weights that do not sum to one would scale what an adapter has whole", expected=1.0, got=total,
+                remedy="leave normalize=false out, or merge BASE+ADAPTER",
+            )  # fmt: skip
 
     def mixing(gram: Array) -> Mixture:
         if job.method.uses_gram:
@@ -72,4 +84,5 @@ def alignment_of(job: Job, inputs: Inputs) -> Alignment:
              ((0, info),), (1.0,))
         for name, info in source.tensors.items()
     )  # fmt: skip
-    return Alignment(slots, {}, 0, (), {}, ())
+    notes = ("the base is not read: adapters are differences",) if job.base is not None else ()
+    return Alignment(slots, {}, 0, (), {}, notes)

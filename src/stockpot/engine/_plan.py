@@ -171,8 +171,8 @@ def open_inputs(job: Job, opened: Mapping[str, Source] | None = None, *, adapter
     found = Inputs(sources, job.base is not None)
     models = sources[found.first_model :]
     if not adapters:
-        require_models(models)
-    elif (merged := as_adapters(job, models)) is not None:
+        require_models(sources)
+    elif (merged := as_adapters(job, sources[0] if found.has_base else None, models)) is not None:
         return Inputs((merged,), False, merged, found)
     return found
 

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from stockpot import errors
-from stockpot.checkpoint import TIE, TORCH_NAMES, Source, is_side_file, is_side_folder
+from stockpot.checkpoint import CONFIG_DEPTH, TIE, TORCH_NAMES, Source, is_side_file, is_side_folder
 
 _DTYPE_KEYS = ("torch_dtype", "dtype")
 
@@ -63,22 +63,22 @@ def adapted_config(content: bytes, dtypes: set[str], untied: bool) -> bytes:
     return (json.dumps(config, indent=2, ensure_ascii=False) + "\n").encode() if changed else content
 
 
-def _untie(config: dict[str, Any]) -> bool:
+def _untie(config: dict[str, Any], depth: int = CONFIG_DEPTH) -> bool:
     changed = False
     for key, value in config.items():
         if isinstance(value, dict):
-            changed |= _untie(value)
+            changed |= depth > 0 and _untie(value, depth - 1)
         elif key == TIE and value is True:
             config[key] = False
             changed = True
     return changed
 
 
-def _set_dtype(config: dict[str, Any], dtype: str) -> bool:
+def _set_dtype(config: dict[str, Any], dtype: str, depth: int = CONFIG_DEPTH) -> bool:
     changed = False
     for key, value in config.items():
         if isinstance(value, dict):
-            changed |= _set_dtype(value, dtype)
+            changed |= depth > 0 and _set_dtype(value, dtype, depth - 1)
         elif key in _DTYPE_KEYS and value in TORCH_NAMES.values() and value != dtype:
             config[key] = dtype
             changed = True

@@ -21,6 +21,7 @@ from stockpot.checkpoint import (
     damaged_member,
     hub_ids,
     is_sealed_header,
+    is_side_folder,
     is_weight_file,
     local_path,
     open_local,
@@ -166,9 +167,8 @@ def _check_sums(path: Path, problems: list[str]) -> int:
         return 0
     lines = place.read_text("utf-8", errors="replace").splitlines()
     listed = {line.partition("  ")[2] for line in lines}
-    present = {
-        str(entry.relative_to(path)) for entry in path.rglob("[!.]*") if entry.is_file() and not entry.is_symlink()
-    }
+    found = (entry.relative_to(path) for entry in path.rglob("[!.]*") if entry.is_file() and not entry.is_symlink())
+    present = {str(entry) for entry in found if all(map(is_side_folder, entry.parts[:-1]))}
     geometry = {GEOMETRY} & present
     unlisted = {name for name in present - listed - {SUMS} if not is_weight_file(name)} | (geometry - listed)
     problems += [f"{name}: not in {SUMS}" for name in sorted(unlisted)]

@@ -47,6 +47,8 @@ def add_low_rank(row: Row, out: Float64[np.ndarray, " elements"], start: int, pr
     machine. Cost: 2 x rank operations an element.
     """
     left, right, columns = product.left, product.right, product.columns
+    assert left.shape[1] == right.shape[1]
+    assert columns <= len(right) * COLUMNS
     assert 0 <= start <= start + out.size <= len(left) * columns
     assert len(row) == out.size
     assert out.flags.c_contiguous

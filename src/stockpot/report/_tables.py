@@ -31,8 +31,8 @@ def plan_table(plan: Plan) -> Table:
     table.add_row("method", job.method.name + (f", granularity {job.granularity}" if job.method.granularity else ""))
     parameters = ", ".join(f"{name}={value}" for name, value in job.values.items())
     table.add_row("parameters", parameters or "none")
-    for number, checkpoint in enumerate(plan.inputs.checkpoints):
-        role = "base" if plan.inputs.has_base and number == 0 else "model"
+    for number, checkpoint in enumerate(plan.inputs.given.checkpoints):
+        role = plan.inputs.given.role(number)
         size = sum(info.nbytes for info in checkpoint.tensors.values())
         table.add_row(role, f"{checkpoint.ref} ({len(checkpoint.tensors)} tensors, {human_bytes(size)})")
     table.add_row("template", plan.template.ref)
