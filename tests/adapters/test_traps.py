@@ -29,7 +29,7 @@ def edit(adapter: Path, **changes: Any) -> None:
     state = load_file(path)
     for name, tensor in changes.items():
         state[f"base_model.model.{name.replace('__', '.')}"] = tensor
-    save_file({name: tensor for name, tensor in state.items() if tensor is not None}, path)
+    save_file({name: tensor for name, tensor in state.items() if tensor is not None}, path, {"format": "pt"})
 
 
 @pytest.mark.parametrize("targets", [["c_attn", "c_proj", "score"], ["c_proj"], "all-linear"])
@@ -179,6 +179,17 @@ def test_the_configuration_is_part_of_the_input(tmp_path: Path) -> None:
     assert stockpot.plan(recipe, out=tmp_path / "x").key != before
     problems = stockpot.verify(tmp_path / "out", recompute=1.0).problems
     assert any("not the files that were merged" in said for said in problems)
+
+
+def test_what_verify_says_of_weights_written_since(tmp_path: Path) -> None:
+    """Other numbers in the same places: the input's file is named beside the tensors that differ."""
+    _, (adapter, other) = save("plain", tmp_path)
+    stockpot.merge("linear", models=[adapter, other], out=tmp_path / "out")
+    assert stockpot.verify(tmp_path / "out", recompute=1.0).problems == ()
+    edit(adapter, model__layers__0__self_attn__q_proj__lora_A__weight=torch.ones(4, 32))
+    problems = stockpot.verify(tmp_path / "out", recompute=1.0).problems
+    assert "adapter1/adapter_model.safetensors was written since the merge" in problems[0]
+    assert any("its bytes differ" in said for said in problems)
 
 
 def test_wrapped_names_of_whole_modules(tmp_path: Path) -> None:

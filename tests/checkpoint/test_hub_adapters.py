@@ -31,6 +31,12 @@ def test_a_base_and_its_adapter_on_the_hub(hub: Hub, tmp_path: Path) -> None:
         len(data) for data in (plain(0)["model.safetensors"], adapter["adapter_model.safetensors"])
     )
     assert hub.whole() == []
+    recipe = stockpot.Recipe.from_data(
+        {"merge_method": "linear", "models": [{"model": "org/base+org/lora"}, {"model": "org/base"}]}
+    )
+    shared = stockpot.plan(recipe, out=tmp_path / "out").bytes_to_download
+    beside = shared - both.bytes_to_download(side_files=False)
+    assert 0 <= beside < len(plain(0)["model.safetensors"])  # side files; the base's weights are counted once
     stockpot.merge("linear", models=["org/base", "org/base+org/lora"], out=tmp_path / "out")
     before = tensors(0)["layers.0.weight"].double()
     merged = safetensors.torch.load_file(tmp_path / "out" / "model.safetensors")

@@ -5,6 +5,8 @@ from __future__ import annotations
 import json
 import os
 import pickle
+import subprocess
+import sys
 import threading
 import warnings
 import zipfile
@@ -161,6 +163,39 @@ def test_what_a_healthy_output_may_hold(tmp_path: Path) -> None:
         (tmp_path / "out" / name).write_text("x")
     assert stockpot.verify(tmp_path / "out").problems == ()
     (tmp_path / "out" / "sub" / "extra.json").write_text("{}")
+    assert stockpot.verify(tmp_path / "out").problems != ()
+
+
+def test_a_template_without_a_configuration(tmp_path: Path) -> None:
+    """Where the template has none and another model has, the option that takes that one is said."""
+    folders = [part(tmp_path / name) for name in ("a", "b")]
+    (folders[1] / "config.json").write_text('{"model_type": "x"}')
+    result = stockpot.merge("linear", models=folders, out=tmp_path / "out")
+    assert "the template has no config.json: --template 2 has one" in result.warnings
+    chosen = stockpot.merge("linear", models=folders, out=tmp_path / "other", template="2")
+    assert not any("config.json" in said for said in chosen.warnings)
+    assert (tmp_path / "other" / "config.json").is_file()
+
+
+def test_side_files_of_any_size(tmp_path: Path) -> None:
+    """Side files are copied in pieces, and their sums are those of the bytes."""
+    folders = [part(tmp_path / name) for name in ("a", "b")]
+    (folders[0] / "assets").mkdir()
+    with (folders[0] / "assets" / "words.txt").open("wb") as file:
+        file.truncate(150 << 20)
+    (folders[0] / "empty.txt").touch()
+    plan = stockpot.plan(
+        stockpot.Recipe.from_data({"merge_method": "linear", "models": [{"model": str(one)} for one in folders]}),
+        out=tmp_path / "out",
+    )
+    code = (
+        "import stockpot, sys;print(stockpot.merge('linear', models=sys.argv[1:3], out=sys.argv[3]).peak_memory_bytes)"
+    )
+    words = [sys.executable, "-c", code, *map(str, folders), str(tmp_path / "out")]
+    peak = int(subprocess.run(words, capture_output=True, text=True, check=True).stdout)
+    assert peak < plan.peak_memory_bytes + (20 << 20)
+    assert stockpot.verify(tmp_path / "out").problems == ()
+    (tmp_path / "out" / "assets" / "words.txt").write_bytes(b"x")
     assert stockpot.verify(tmp_path / "out").problems != ()
 
 

@@ -10,11 +10,12 @@ import contextlib
 import ctypes
 import errno
 import fcntl
+import hashlib
 import os
 import shutil
 import socket
 import threading
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -28,6 +29,7 @@ JOURNAL = ".stockpot-journal"
 LOCK = ".stockpot-lock"
 MARK = "stockpot.json"
 SYNC_SECONDS = 1.0
+COPY_BYTES = 4 << 20
 _AT_FDCWD, _RENAME_EXCHANGE = -100, 2
 
 
@@ -279,12 +281,31 @@ class Staging:
 
     def add_file(self, name: str, content: bytes) -> None:
         """A small file, written whole."""
+        self._write_whole(name, [content])
+
+    def copy_file(self, name: str, source: Path) -> str:
+        """A file of any size from elsewhere; returns the SHA-256 of its bytes."""
+        digest = hashlib.sha256()
+
+        def pieces() -> Iterator[bytes]:
+            with source.open("rb") as file:
+                while piece := file.read(COPY_BYTES):
+                    digest.update(piece)
+                    yield piece
+
+        self._write_whole(name, pieces())
+        return digest.hexdigest()
+
+    def _write_whole(self, name: str, pieces: Iterable[bytes]) -> None:
         path = self.folder / name
         try:
             path.parent.mkdir(parents=True, exist_ok=True)
             fd = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_CLOEXEC | os.O_NOFOLLOW, 0o666)
             try:
-                _write_all(fd, memoryview(content), 0)
+                end = 0
+                for piece in pieces:
+                    _write_all(fd, memoryview(piece), end)
+                    end += len(piece)
                 os.fsync(fd)
             finally:
                 os.close(fd)

@@ -197,11 +197,14 @@ def _finish(plan: Plan, staging: Staging, records: Records, run: Run, clock: flo
     if plan.is_one_file:
         _finish_one_file(plan, staging, content)
         return
-    small: dict[str, bytes] = {}
+    small: dict[str, bytes] = dict(merged.own_files) if merged is not None else {}
+    copied: dict[str, str] = {}
+    configs = {part.prefix + CONFIG for part in plan.template.parts}
     for name, path in side_files(plan.template).items():
-        small[name] = path.read_bytes()
-    if merged is not None:
-        small.update(merged.own_files)
+        if name in configs:
+            small[name] = path.read_bytes()
+        elif name not in small:
+            copied[name] = staging.copy_file(name, path)
     # Where both came out the same, tying them loses nothing; a library that does not may look for more than these two.
     digests = records.digests
     untied = {name for name, other in plan.alignment.untied.items() if digests.get(name) != digests.get(other)}
@@ -221,7 +224,7 @@ def _finish(plan: Plan, staging: Staging, records: Records, run: Run, clock: flo
     if any(specs := geometry_specs(plan)):
         geometry = pack_file(GEOMETRY, specs, {"format": "stockpot gram, upper triangle"})
         hashed[GEOMETRY] = staging.read(GEOMETRY, 0, geometry.size)
-    small[prov.SUMS] = prov.sums(hashed)
+    small[prov.SUMS] = prov.sums(hashed, {name: digest for name, digest in copied.items() if name not in small})
     for name, data in small.items():
         staging.add_file(name, data)
     staging.commit()

@@ -12,8 +12,8 @@ import xxhash
 
 from stockpot import errors
 from stockpot._version import __version__
-from stockpot.adapters import open_source
-from stockpot.checkpoint import Layout, Source, nbytes, plan_layout
+from stockpot.adapters import bytes_to_download, open_source
+from stockpot.checkpoint import CONFIG, Layout, Source, nbytes, plan_layout
 from stockpot.engine._adapters import alignment_of, as_adapters, require_models
 from stockpot.engine._align import Alignment, Inputs, Slot, align
 from stockpot.engine._budget import ALIGNMENT, Budget, fit
@@ -79,11 +79,8 @@ class Plan:
     @property
     def bytes_to_download(self) -> int:
         """Bytes of weights, and of the template's side files, that are on a model hub and not yet in its cache."""
-        found: dict[str, int] = {}
-        for number, source in enumerate(self.inputs.checkpoints):
-            size = source.bytes_to_download(side_files=number == self.alignment.template)
-            found[source.ref] = max(size, found.get(source.ref, 0))
-        return sum(found.values())
+        template = self.alignment.template
+        return bytes_to_download([(source, n == template) for n, source in enumerate(self.inputs.checkpoints)])
 
     @property
     def peak_memory_bytes(self) -> int:
@@ -222,9 +219,24 @@ def make_plan(
         out,
         2 if job.method.uses_gram and twice else 1,
         once + 2 * twice,
-        (*job.warnings, *(note for source in inputs.checkpoints for note in source.notes), *alignment.notes),
+        (
+            *job.warnings,
+            *dict.fromkeys(note for source in inputs.checkpoints for note in source.notes),
+            *alignment.notes,
+            *([] if one_file else _lost_configuration(inputs, alignment)),
+        ),
         story,
     )
+
+
+def _lost_configuration(inputs: Inputs, alignment: Alignment) -> list[str]:
+    """Said where the template has no configuration and another model has."""
+    if inputs.checkpoints[alignment.template].parts[0].config:
+        return []
+    having = [number for number in inputs.models if inputs.checkpoints[number].parts[0].config]
+    return [
+        f"the template has no {CONFIG}: --template {number - inputs.first_model + 1} has one" for number in having[:1]
+    ]
 
 
 def _check_table(table: Mapping[str, tuple[float, ...]], names: Sequence[str]) -> None:

@@ -104,11 +104,10 @@ def identities(source: Source) -> list[dict[str, Any]]:
     ]
 
 
-def sums(contents: Mapping[str, bytes]) -> bytes:
-    """``sha256sum -c`` format for the small files."""
-    return "".join(
-        f"{hashlib.sha256(content).hexdigest()}  {name}\n" for name, content in sorted(contents.items())
-    ).encode()
+def sums(contents: Mapping[str, bytes], known: Mapping[str, str]) -> bytes:
+    """``sha256sum -c`` format for the small files; ``known``: digests of those that were copied."""
+    digests = {name: hashlib.sha256(content).hexdigest() for name, content in contents.items()}
+    return "".join(f"{digest}  {name}\n" for name, digest in sorted((digests | dict(known)).items())).encode()
 
 
 def _library(template: Source) -> str | None:

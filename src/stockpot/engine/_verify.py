@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import hashlib
+import json
 import random
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
 from typing import Any
@@ -31,7 +32,7 @@ from stockpot.engine._execute import Run, execute
 from stockpot.engine._fetch import fetched
 from stockpot.engine._job import resolve
 from stockpot.engine._plan import Plan, make_plan, open_inputs
-from stockpot.engine._provenance import PROVENANCE, SUMS
+from stockpot.engine._provenance import PROVENANCE, RUN, SUMS
 from stockpot.engine._records import Records
 from stockpot.engine._schedule import Task, make_tasks
 from stockpot.engine._sinks import GEOMETRY, NullSink
@@ -261,12 +262,26 @@ def _recompute(path: Path, record: _Record, fraction: float, problems: list[str]
     tasks, names = _sample(plan, fraction)
     records = Records()
     execute(Run(plan, tasks, NullSink(), records))
-    problems += [
-        f"tensor {name}: computed anew, its bytes differ"
-        for name in names
-        if records.digests[name] != record.tensors[name].xxh3
-    ]
+    differing = [name for name in names if records.digests[name] != record.tensors[name].xxh3]
+    if differing:
+        problems += _written_since(path, given)
+    problems += [f"tensor {name}: computed anew, its bytes differ" for name in differing]
     return len(names)
+
+
+def _written_since(path: Path, given: Sequence[Source]) -> list[str]:
+    """Files of inputs with another time than when they were merged, where that was recorded: they may be to blame."""
+    try:
+        recorded = json.loads((path / RUN).read_text("utf-8"))["inputs"]
+        times = {file["path"]: file["mtime_ns"] for files in recorded for file in files}
+    except (OSError, ValueError, KeyError, TypeError):
+        return []
+    return [
+        f"input {source.ref}: {file.path} was written since the merge"
+        for source in given
+        for file in source.files
+        if times.get(file.path, file.mtime_ns) != file.mtime_ns
+    ]
 
 
 def _sample(plan: Plan, fraction: float) -> tuple[list[Task], list[str]]:

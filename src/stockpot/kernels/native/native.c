@@ -329,7 +329,8 @@ int32_t stockpot_copy(void *to, const void *from, int64_t bytes) {
 }
 
 /* out[i] = row[i] + scale * (left right)[start + i], row-major with `columns` columns; left[rows][rank],
- * right in tiles of COLUMNS columns, tile[rank][COLUMNS], so that a tile's rows are neighbours in the cache. Each element's sum over the rank runs from the first to the last, whatever is asked for beside
+ * right in tiles of COLUMNS columns, tile[rank][COLUMNS], so that a tile's rows are neighbours in the cache. Each
+ * element's sum over the rank runs from the first to the last, whatever is asked for beside
  * it. `exact`: products of the factors are exact in double (factors of at most 24 bits), so that fusing changes no bit. */
 void stockpot_add_low_rank(int32_t isa, const void *row, int32_t type, double *out, int64_t start, int64_t stop,
                            int64_t columns, int64_t rank, const double *left, const double *right, double scale,
