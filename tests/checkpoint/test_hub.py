@@ -6,6 +6,7 @@ import json
 import shutil
 import socket
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 import safetensors.torch
@@ -436,3 +437,24 @@ def test_a_source_in_memory_is_where_it_is() -> None:
     source = engine.MemorySource({"w": torch.zeros(2)}, "m")
     assert source.fetched() is source
     assert source.bytes_to_download(side_files=True) == 0
+
+
+@pytest.mark.parametrize(
+    ("path", "size", "says"),
+    [
+        ("../model.safetensors", 8, "the hub names a file outside the model"),
+        ("/etc/passwd", 8, "the hub names a file outside the model"),
+        ("model.safetensors", "8", "the hub's list of files makes no sense"),
+        ("model.safetensors", -1, "the hub's list of files makes no sense"),
+        (None, 8, "the hub's list of files makes no sense"),
+    ],
+)
+def test_a_listing_that_lies(path: object, size: object, says: str, hub: Hub, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Names that lead elsewhere and sizes that are none are refused before anything is asked for."""
+    hub.add("org/m", plain(0))
+    commit = hub.models["org/m"].revisions["main"]
+    one = SimpleNamespace(rfilename=path, size=size, lfs=None, blob_id="0" * 40)
+    answer = SimpleNamespace(sha=commit, siblings=[one])
+    monkeypatch.setattr("huggingface_hub.HfApi.model_info", lambda *_, **__: answer)
+    with pytest.raises(errors.HubError, match=says):
+        open_checkpoint("org/m")

@@ -117,8 +117,13 @@ def find(ref: str, commit: str = "") -> Repository:
         return _from_cache(ref, name, revision, error, is_offline=bool(constants.HF_HUB_OFFLINE))
     if not isinstance(info.sha, str) or not _COMMIT.fullmatch(info.sha):
         raise errors.HubError("the hub does not say which commit this is", file=ref, got=repr(info.sha))
-    entries = {one.rfilename: Entry(one.size, _blob(one)) for one in info.siblings or ()}
-    for path in entries:
+    entries = {}
+    for one in info.siblings or ():
+        path, size = one.rfilename, one.size
+        is_size = size is None or (type(size) is int and 0 <= size < 1 << 63)
+        if not isinstance(path, str) or not is_size:
+            raise errors.HubError("the hub's list of files makes no sense", file=ref, got=f"{path!r}: {size!r}"[:80])
+        entries[path] = Entry(size, _blob(one))
         pure = PurePosixPath(path)
         if pure.is_absolute() or ".." in pure.parts or "\\" in path or "\0" in path:
             raise errors.HubError("the hub names a file outside the model", file=ref, got=repr(path))

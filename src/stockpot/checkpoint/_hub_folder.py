@@ -237,6 +237,10 @@ def _is_weight_data(name: str) -> bool:
     return is_weights(name.rpartition("/")[2]) and not name.endswith(".json")
 
 
+MEMBERS_CAP = 20_000
+"""Members of an archive that are asked for one by one, many at a time."""
+
+
 class RangeFile(io.RawIOBase):
     """A file on the hub, read in blocks of which the last few are kept."""
 
@@ -265,6 +269,8 @@ class RangeFile(io.RawIOBase):
                 place for place in places
                 if 0 <= place <= self._size - LOCAL_HEADER_BYTES and place // BLOCK_BYTES not in self._blocks
             ]  # fmt: skip
+            if len(far) > MEMBERS_CAP:
+                return  # its header is read as far as is needed, a block at a time
             with ThreadPoolExecutor(CONNECTIONS) as pool:
                 found = pool.map(lambda at: self._folder.range(self._name, at, at + LOCAL_HEADER_BYTES), far)
                 self._pieces = dict(zip(far, found, strict=True))
