@@ -195,7 +195,10 @@ class DistributedCheckpoint:
 
 def metadata_folder(folder: Path) -> Path | None:
     """The folder of ``torch.distributed.checkpoint`` that this one is, or holds; None where it is none."""
-    return next((place for place in (folder, folder / INNER) if (place / METADATA).is_file()), None)
+    try:
+        return next((place for place in (folder, folder / INNER) if (place / METADATA).is_file()), None)
+    except PermissionError:  # whoever lists the folder says so
+        return None
 
 
 def open_distributed(ref: str, folder: Path, inner: Path, config: Mapping[str, Any]) -> DistributedCheckpoint:

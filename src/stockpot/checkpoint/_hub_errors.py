@@ -84,9 +84,10 @@ def told(error: BaseException, what: str, *, is_id: bool = False) -> errors.Inpu
             "the hub's answer ended before it was whole", file=what,
             remedy="try again; what was downloaded whole is kept",
         )  # fmt: skip
+    asked_for = " for a Hub id" if is_id else ""
     return errors.HubError(
-        f"{path}the hub cannot be reached ({type(error).__name__})", file=what, got=f"no answer from {_host()}",
-        remedy="check the network, or HF_ENDPOINT",
+        f"{path}the hub cannot be reached{asked_for} ({type(error).__name__})", file=what,
+        got=f"no answer from {_host()}", remedy="check the network, or HF_ENDPOINT",
     )  # fmt: skip
 
 

@@ -21,7 +21,7 @@ WHAT = "adapters are merged as products of their factors"
 def require_models(models: Sequence[Source]) -> None:
     """None of them may be an adapter."""
     for source in models:
-        if is_adapter(source) or any(".lora_A." in name for name in source.tensors):
+        if is_adapter(source) or (source.files and any(".lora_A." in name for name in source.tensors)):
             raise errors.AdapterError(
                 "an adapter is no model", file=source.ref,
                 remedy="write BASE+ADAPTER for the model that it makes of its base, ADAPTER being its folder",

@@ -231,7 +231,8 @@ def make_plan(
 
 def _lost_configuration(inputs: Inputs, alignment: Alignment) -> list[str]:
     """Said where the template has no configuration and another model has."""
-    if inputs.checkpoints[alignment.template].parts[0].config:
+    template = inputs.checkpoints[alignment.template]
+    if template.parts[0].config or (template.folder is not None and (template.folder / CONFIG).exists()):
         return []
     having = [number for number in inputs.models if inputs.checkpoints[number].parts[0].config]
     return [
