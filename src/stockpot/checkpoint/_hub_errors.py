@@ -87,7 +87,7 @@ def told(error: BaseException, what: str, *, is_id: bool = False) -> errors.Inpu
     asked_for = " for a Hub id" if is_id else ""
     return errors.HubError(
         f"{path}the hub cannot be reached{asked_for} ({type(error).__name__})", file=what,
-        got=f"no answer from {_host()}", remedy="check the network, or HF_ENDPOINT",
+        got=f"no answer from {_host()}", remedy="check the path, the network, HF_ENDPOINT or HF_HUB_OFFLINE",
     )  # fmt: skip
 
 
