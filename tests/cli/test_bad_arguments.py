@@ -265,9 +265,12 @@ BASES: dict[str, tuple[str, str, list[str]]] = {
 
 
 @pytest.mark.parametrize("case", BASES)
-def test_input_that_is_not_there(case: str, program: Program, kitchen: Kitchen) -> None:
+def test_input_that_is_not_there(
+    case: str, program: Program, kitchen: Kitchen, monkeypatch: pytest.MonkeyPatch
+) -> None:
     """An input that is neither a path nor a reachable Hub id is named as typed."""
     ref, kind, says = BASES[case]
+    monkeypatch.setattr("huggingface_hub.constants.HF_HUB_OFFLINE", True)  # read when it is imported, by whichever test
     program.refuses(*kitchen.stock()[:4], ref, "a", "b", "--out", kitchen.out, kind=kind, says=says)
     program.refuses("merge", "--method", "linear", "a", ref, "--out", kitchen.out, kind=kind, says=says)
 
