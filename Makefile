@@ -4,7 +4,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 STAMP := $(VENV)/.installed
 
-.PHONY: demo test zoo vision check format bench docs clean browser figures
+.PHONY: demo test zoo soak vision check format bench docs clean browser figures
 
 NATIVE := $(wildcard src/stockpot/kernels/native/*)
 
@@ -37,6 +37,10 @@ test: $(STAMP) $(VISION) browser
 # Every architecture in every form, of which make test takes one each, and a tensor of 2^31 elements: some minutes.
 zoo: $(STAMP) $(VISION)
 	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n 2 -m "slow or not slow" tests/models tests/checkpoint/test_extremes.py
+
+# Faults by the hundred, and what only shows after long: an hour; docs/safety.md has the last result.
+soak: $(STAMP)
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -m "slow or not slow" --soak --timeout 5400 tests/safety
 
 # The tests of pages want chromium and skip without it; a machine of ours gets it, others are left as they are.
 browser:
