@@ -11,6 +11,7 @@ import torch
 import torch.distributed as dist
 import torch.distributed.checkpoint as dcp
 from tests.models._zoo import KINDS, build, train
+from tests.train._ranks import leave
 from torch.distributed.checkpoint.state_dict import StateDictOptions, get_state_dict
 from torch.distributed.device_mesh import init_device_mesh
 from torch.distributed.fsdp import fully_shard
@@ -71,7 +72,7 @@ def main(folder):
             "empty": torch.empty(0, 3),
         }
         save(weights, weights, folder / f"grid{seed}")
-    dist.destroy_process_group()
+    leave()
 
 
 if __name__ == "__main__":

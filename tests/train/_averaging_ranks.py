@@ -6,6 +6,7 @@ from pathlib import Path
 import torch
 import torch.distributed as dist
 from tests.train import _runs as runs
+from tests.train._ranks import leave
 from torch.distributed.fsdp import fully_shard
 from torch.distributed.tensor import DTensor
 from torch.nn.parallel import DistributedDataParallel
@@ -45,7 +46,7 @@ def main(folder, kind, name):
         after = full(model)
     shards = [own.to_local().numel() for own in model.parameters() if isinstance(own, DTensor)]
     torch.save((seen, inside, after, shards), Path(folder) / f"rank{dist.get_rank()}.pt")
-    dist.destroy_process_group()
+    leave()
 
 
 if __name__ == "__main__":

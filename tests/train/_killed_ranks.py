@@ -9,6 +9,7 @@ from pathlib import Path
 import torch
 import torch.distributed as dist
 from tests.train import _runs as runs
+from tests.train._ranks import leave
 
 from stockpot.train import PeriodicStock, Schedule, SideBySide
 from stockpot.train._exchange import Exchange
@@ -39,7 +40,7 @@ def main(folder, what):
         runs.train_step(model, optimizer, rank, stock.steps)
         stock.step()
     torch.save(model.state_dict(), Path(folder) / f"rank{rank}.pt")
-    dist.destroy_process_group()
+    leave()
 
 
 if __name__ == "__main__":

@@ -8,6 +8,7 @@ import torch
 import torch.distributed as dist
 from tests.train import _runs as runs
 from tests.train._averaging_ranks import full
+from tests.train._ranks import leave
 from torch.distributed.device_mesh import init_device_mesh
 from torch.distributed.fsdp import MixedPrecisionPolicy, fully_shard
 from torch.nn.parallel import DistributedDataParallel
@@ -58,7 +59,7 @@ def main(folder, how):
         stock.step()
     found = [(merge.at, merge.ratios, torch.from_numpy(merge.geometry.grams)) for merge in stock.merges]
     torch.save((full(model), before, found, replica), folder / f"rank{dist.get_rank()}.pt")
-    dist.destroy_process_group()
+    leave()
 
 
 if __name__ == "__main__":

@@ -8,8 +8,8 @@ import sys
 from pathlib import Path
 
 import torch
-import torch.distributed as dist
 from tests.train import test_trainer_callbacks as runs
+from tests.train._ranks import leave
 
 from stockpot import errors
 from stockpot.train import Schedule
@@ -34,7 +34,7 @@ def main(folder, name, how):
     assert dict(os.environ) == before
     merges = [merge.at for merge in callback.stock.merges]
     torch.save({"weights": ended.weights, "steps": ended.steps, "merges": merges}, folder / f"rank-{rank}.pt")
-    dist.destroy_process_group()
+    leave()
 
 
 if __name__ == "__main__":
