@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import json
 import warnings
 from collections.abc import Callable
 from dataclasses import dataclass, field
@@ -11,7 +12,10 @@ from typing import Any
 
 import torch
 import transformers
+from safetensors.torch import load_file, save_file
 from tests.models._zoo import KINDS, build
+
+from stockpot.checkpoint import Source
 
 with warnings.catch_warnings():
     warnings.simplefilter("ignore")
@@ -113,3 +117,30 @@ def save_adapter(model: transformers.PreTrainedModel, folder: Path, seed: int = 
         warnings.simplefilter("ignore")
         torch.manual_seed(seed)
         peft.get_peft_model(model, peft.LoraConfig(**{"r": 2, **options})).save_pretrained(folder)
+
+
+CODES = {torch.float32: "F32", torch.bfloat16: "BF16", torch.float16: "F16"}
+
+
+def values(source: Source, name: str) -> torch.Tensor:
+    """A tensor of a source."""
+    info = source.tensors[name]
+    room = bytearray(info.nbytes)
+    source.read_into(info, 0, memoryview(room))
+    dtype = {"F64": torch.float64, "I64": torch.int64, **{code: dtype for dtype, code in CODES.items()}}[info.dtype]
+    return torch.frombuffer(room, dtype=dtype).reshape(info.shape)
+
+
+def change(adapter: Path, **stated: Any) -> None:
+    """Say other things in the adapter's configuration."""
+    path = adapter / "adapter_config.json"
+    path.write_text(json.dumps({**json.loads(path.read_text()), **stated}))
+
+
+def edit(adapter: Path, **changes: torch.Tensor | None) -> None:
+    """Put tensors into an adapter; ``__`` stands for a point, None takes one away."""
+    path = adapter / "adapter_model.safetensors"
+    state: dict[str, torch.Tensor | None] = {**load_file(path)}
+    for name, tensor in changes.items():
+        state[f"base_model.model.{name.replace('__', '.')}"] = tensor
+    save_file({name: tensor for name, tensor in state.items() if tensor is not None}, path, {"format": "pt"})

@@ -10,26 +10,13 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from safetensors.torch import load_file, save_file
 from tests.models import _oracle
 from tests.models._zoo import KINDS, build, load
 
 import stockpot
 from stockpot import errors
-from stockpot.checkpoint import Source
 
-from ._loras import LORAS, adapted_model, merged_by_peft, save, save_adapter
-
-CODES = {torch.float32: "F32", torch.bfloat16: "BF16", torch.float16: "F16"}
-
-
-def values(source: Source, name: str) -> torch.Tensor:
-    """A tensor of a source."""
-    info = source.tensors[name]
-    room = bytearray(info.nbytes)
-    source.read_into(info, 0, memoryview(room))
-    dtype = {"F64": torch.float64, "I64": torch.int64, **{code: dtype for dtype, code in CODES.items()}}[info.dtype]
-    return torch.frombuffer(room, dtype=dtype).reshape(info.shape)
+from ._loras import CODES, LORAS, adapted_model, change, edit, merged_by_peft, save, save_adapter, values
 
 
 @pytest.mark.parametrize("name", LORAS)
@@ -140,6 +127,8 @@ def test_a_pickled_base_with_turned_weights(tmp_path: Path) -> None:
     for name, info in plain.tensors.items():
         if info.dtype == "F64":
             assert torch.equal(values(turned, name), values(plain, name))
+    largest = max(info.nbytes for info in plain.tensors.values() if info.dtype == "F64") // 2  # of float32
+    assert turned.working_bytes - plain.working_bytes == 2 * largest  # gathered whole: what lies there, and the result
 
 
 def test_names_with_one_prefix_less(tmp_path: Path) -> None:
@@ -152,12 +141,6 @@ def test_names_with_one_prefix_less(tmp_path: Path) -> None:
     assert source.tensors["encoder.layer.0.attention.self.query.weight"].dtype == "F64"
     assert source.tensors["classifier.weight"].dtype == "F32"
     assert any("names without 'bert.'" in note for note in source.notes)
-
-
-def change(adapter: Path, **stated: Any) -> None:
-    """Say other things in the adapter's configuration."""
-    path = adapter / "adapter_config.json"
-    path.write_text(json.dumps({**json.loads(path.read_text()), **stated}))
 
 
 @pytest.mark.parametrize(
@@ -186,19 +169,6 @@ def test_what_is_not_understood_is_refused_by_name(stated: dict[str, Any], says:
     with pytest.raises(errors.AdapterError) as caught:
         stockpot.open_checkpoint(f"{base}+{adapter}")
     assert says in caught.value.line()
-
-
-def edit(adapter: Path, **tensors: torch.Tensor | None) -> None:
-    """Change tensors of an adapter; None takes one away. ``__`` stands for a point."""
-    path = adapter / "adapter_model.safetensors"
-    state = load_file(path)
-    for name, tensor in tensors.items():
-        full = "base_model.model." + name.replace("__", ".")
-        if tensor is None:
-            del state[full]
-        else:
-            state[full] = tensor
-    save_file(state, path)
 
 
 Q = "model__layers__0__self_attn__q_proj"

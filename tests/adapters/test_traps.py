@@ -12,24 +12,14 @@ import peft
 import pytest
 import torch
 import transformers
-from safetensors.torch import load_file, save_file
+from safetensors.torch import load_file
 from tests.models import _oracle
 from tests.models._zoo import KINDS, build
 
 import stockpot
 from stockpot import errors
 
-from ._loras import save, save_adapter
-from .test_adapted import change, values
-
-
-def edit(adapter: Path, **changes: Any) -> None:
-    """Put tensors into an adapter; ``__`` stands for a point, None takes one away."""
-    path = adapter / "adapter_model.safetensors"
-    state = load_file(path)
-    for name, tensor in changes.items():
-        state[f"base_model.model.{name.replace('__', '.')}"] = tensor
-    save_file({name: tensor for name, tensor in state.items() if tensor is not None}, path, {"format": "pt"})
+from ._loras import change, edit, save, save_adapter, values
 
 
 @pytest.mark.parametrize("targets", [["c_attn", "c_proj", "score"], ["c_proj"], "all-linear"])

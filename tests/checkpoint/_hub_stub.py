@@ -116,6 +116,7 @@ class _Server(ThreadingHTTPServer):
 
 
 class _Handler(BaseHTTPRequestHandler):
+    server: _Server
     protocol_version = "HTTP/1.1"
     timeout = 20
 
@@ -129,7 +130,7 @@ class _Handler(BaseHTTPRequestHandler):
         self._answer()
 
     def _answer(self) -> None:
-        hub: Hub = self.server.hub  # type: ignore[attr-defined]
+        hub = self.server.hub
         fault = hub.fault(f"{self.command} {self.path}")
         if fault is not None and fault.status:
             self._send(fault.status, b'{"error": "on demand"}', dict(fault.headers))
@@ -192,7 +193,7 @@ class _Handler(BaseHTTPRequestHandler):
         self._send(206, part, headers | {"Content-Range": f"bytes {start}-{stop - 1}/{len(data)}"}, fault)
 
     def _send(self, status: int, body: bytes, headers: dict[str, str], fault: Fault | None = None) -> None:
-        hub: Hub = self.server.hub  # type: ignore[attr-defined]
+        hub = self.server.hub
         kept = body if fault is None or fault.keep is None else body[: fault.keep]
         is_file = status in (200, 206) and not self.path.startswith("/api/")
         token = self.headers.get("Authorization")

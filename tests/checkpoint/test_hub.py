@@ -206,7 +206,7 @@ def test_content_that_another_commit_brought_is_not_downloaded_again(hub: Hub, t
     hub.add("org/m", plain(0) | {"config.json": b'{"new": 1}'})
     hub.log.clear()
     found = open_checkpoint("org/m")
-    assert found.bytes_to_download(side_files=True) == 0
+    assert not any(found.downloads(side_files=True).values())
     assert content(found) == content(found.fetched())
     assert hub.sent(".safetensors") == 0
 
@@ -436,7 +436,7 @@ def test_a_source_in_memory_is_where_it_is() -> None:
     """Nothing is downloaded of it."""
     source = engine.MemorySource({"w": torch.zeros(2)}, "m")
     assert source.fetched() is source
-    assert source.bytes_to_download(side_files=True) == 0
+    assert not any(source.downloads(side_files=True).values())
 
 
 @pytest.mark.parametrize(

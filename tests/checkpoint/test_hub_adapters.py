@@ -27,7 +27,7 @@ def test_a_base_and_its_adapter_on_the_hub(hub: Hub, tmp_path: Path) -> None:
     commits = [hub.add("org/base", plain(0)), hub.add("org/lora", adapter)]
     both = stockpot.open_checkpoint("org/base+org/lora")
     assert both.commit == "+".join(commits)
-    assert both.bytes_to_download(side_files=False) == sum(
+    assert sum(both.downloads(side_files=False).values()) == sum(
         len(data) for data in (plain(0)["model.safetensors"], adapter["adapter_model.safetensors"])
     )
     assert hub.whole() == []
@@ -35,7 +35,7 @@ def test_a_base_and_its_adapter_on_the_hub(hub: Hub, tmp_path: Path) -> None:
         {"merge_method": "linear", "models": [{"model": "org/base+org/lora"}, {"model": "org/base"}]}
     )
     shared = stockpot.plan(recipe, out=tmp_path / "out").bytes_to_download
-    beside = shared - both.bytes_to_download(side_files=False)
+    beside = shared - sum(both.downloads(side_files=False).values())
     assert 0 <= beside < len(plain(0)["model.safetensors"])  # side files; the base's weights are counted once
     stockpot.merge("linear", models=["org/base", "org/base+org/lora"], out=tmp_path / "out")
     before = tensors(0)["layers.0.weight"].double()

@@ -23,6 +23,7 @@ from stockpot.checkpoint import (
     HEADS,
     TORCH_NAMES,
     FileIdentity,
+    LastGathered,
     Part,
     Source,
     TensorInfo,
@@ -33,6 +34,7 @@ from stockpot.checkpoint import (
     nbytes,
     read_dense,
     ties_words,
+    together,
 )
 from stockpot.kernels import Factors, Row, add_low_rank, factors, widened
 from stockpot.measure import Array
@@ -80,8 +82,7 @@ class AdaptedCheckpoint:
     replaced: Mapping[str, TensorInfo] = field(repr=False)
     _factors: OrderedDict[str, Factors] = field(default_factory=OrderedDict, repr=False)
     _lock: threading.Lock = field(default_factory=threading.Lock, repr=False)
-    _gathered: dict[str, NDArray[np.uint8]] = field(default_factory=dict, repr=False)
-    _gathering: threading.Lock = field(default_factory=threading.Lock, repr=False)
+    _gathered: LastGathered[str] = field(default_factory=LastGathered, repr=False)
     _scratch: _Scratch = field(default_factory=_Scratch, repr=False)
 
     @property
@@ -111,13 +112,15 @@ class AdaptedCheckpoint:
 
     @property
     def working_bytes(self) -> int:
-        """Of the factors that are kept, and of the base's own work."""
+        """Of the factors that are kept, of a strided tensor that is gathered, and of the base's own work."""
         sizes = [
             8 * (count(one.product.a.shape) + count(one.product.b.shape))
             for one in self.changed.values()
             if one.product
         ]
-        return KEPT * max(sizes, default=0) + self.base.working_bytes
+        strided = [one.base for one in self.changed.values() if one.base.strides is not None]
+        dense = max((info.nbytes + info.size_bytes for info in strided), default=0)
+        return KEPT * max(sizes, default=0) + dense + self.base.working_bytes
 
     @property
     def commit(self) -> str:
@@ -125,10 +128,9 @@ class AdaptedCheckpoint:
         found = f"{self.base.commit}+{self.adapter.source.commit}"
         return found if found.strip("+") else ""
 
-    def bytes_to_download(self, *, side_files: bool) -> int:
+    def downloads(self, *, side_files: bool) -> dict[str, int]:
         """What both lack."""
-        own = self.adapter.source.bytes_to_download(side_files=False)
-        return self.base.bytes_to_download(side_files=side_files) + own
+        return together([self.base.downloads(side_files=side_files), self.adapter.source.downloads(side_files=False)])
 
     def fetched(self, *, side_files: bool = True) -> AdaptedCheckpoint:
         """Both on this machine, with the base's side files."""
@@ -157,7 +159,8 @@ class AdaptedCheckpoint:
         """Elements of a changed tensor, from the one at ``first`` on."""
         item = itemsize(change.base.dtype)
         if change.base.strides is not None:
-            data = self._dense(name, change)[first * item : (first + out.size) * item]
+            dense = self._gathered.get(name, lambda: read_dense(change.source, change.base))
+            data = dense[first * item : (first + out.size) * item]
         else:
             data = self._scratch.room(out.size * item)
             change.source.read_into(change.base, first * item, data.data)
@@ -169,14 +172,6 @@ class AdaptedCheckpoint:
         if change.added is not None:
             bias, scale = change.added
             out += scale * values_of(self.adapter.source, bias, first, first + out.size)
-
-    def _dense(self, name: str, change: _Changed) -> NDArray[np.uint8]:
-        """A strided tensor of the base, gathered for all its pieces; the last one is kept."""
-        with self._gathering:
-            if name not in self._gathered:
-                self._gathered.clear()
-                self._gathered[name] = read_dense(change.source, change.base)
-            return self._gathered[name]
 
     def _pair(self, name: str, product: LowRank, turned: bool) -> Factors:
         """The factors of a tensor: (rows, rank) and (rank, columns)."""

@@ -2,13 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from pathlib import Path
 
 from stockpot import errors
-from stockpot.adapters._adapted import AdaptedCheckpoint, adapted
+from stockpot.adapters._adapted import adapted
 from stockpot.adapters._peft import is_adapter, read_adapter
-from stockpot.adapters._sum import AdapterSum
 from stockpot.checkpoint import Source, is_local, open_checkpoint
 
 
@@ -33,24 +31,6 @@ def open_source(ref: str | Path, *, commit: str = "") -> Source:
             expected="adapter_config.json and adapter_model.safetensors",
         )
     return adapted(typed, open_source(base, commit=of_base), read_adapter(found))
-
-
-def leaves(source: Source, *, side_files: bool = True) -> list[tuple[Source, bool]]:
-    """The checkpoints that a source is put together from, each with whether its side files are wanted."""
-    if isinstance(source, AdaptedCheckpoint):
-        return [*leaves(source.base, side_files=side_files), (source.adapter.source, False)]
-    if isinstance(source, AdapterSum):
-        return [(one, side_files and number == 0) for number, one in enumerate(source.sources)]
-    return [(source, side_files)]
-
-
-def bytes_to_download(sources: Sequence[tuple[Source, bool]]) -> int:
-    """What sources (and side files, where wanted) lack on this machine; a checkpoint that several share once."""
-    found: dict[str, int] = {}
-    for whole, wanted in sources:
-        for source, own in leaves(whole, side_files=wanted):
-            found[source.ref] = max(source.bytes_to_download(side_files=own), found.get(source.ref, 0))
-    return sum(found.values())
 
 
 def _divided(ref: str) -> tuple[str, str, str]:

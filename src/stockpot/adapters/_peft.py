@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import math
 import re
 from collections.abc import Mapping
@@ -159,8 +160,6 @@ def read_adapter(source: Source) -> Adapter:
 
 
 def _read_config(source: Source) -> tuple[dict[str, Any], AdapterConfig]:
-    import json
-
     assert source.folder is not None
     path = source.folder / CONFIG
     try:

@@ -32,6 +32,7 @@ from stockpot.checkpoint import (
     count,
     itemsize,
     nbytes,
+    together,
     widest,
 )
 from stockpot.measure import Array
@@ -134,9 +135,9 @@ class AdapterSum:
         """What is on a hub are the adapters, each at its own."""
         return ""
 
-    def bytes_to_download(self, *, side_files: bool) -> int:
+    def downloads(self, *, side_files: bool) -> dict[str, int]:
         """What the adapters lack; side files are the first one's."""
-        return sum(one.bytes_to_download(side_files=side_files and one is self.sources[0]) for one in self.sources)
+        return together(one.downloads(side_files=side_files and not n) for n, one in enumerate(self.sources))
 
     def fetched(self, *, side_files: bool = True) -> AdapterSum:
         """All of them on this machine."""

@@ -28,7 +28,7 @@ from stockpot.checkpoint._open import Checkpoint, is_local, local_path, open_che
 from stockpot.checkpoint._pickle_writer import damaged_member, read_provenance
 from stockpot.checkpoint._runs import last_checkpoints
 from stockpot.checkpoint._side_names import is_side_file, is_side_folder, is_weight_file
-from stockpot.checkpoint._source import Part, Source, part_of, read_dense
+from stockpot.checkpoint._source import LastGathered, Part, Source, part_of, read_dense, together
 from stockpot.checkpoint._staging import Staging, partial_of, repair, require_free, require_outside
 from stockpot.checkpoint._ties import CONFIG_DEPTH, EMBEDDINGS, HEADS, TIE, ties_words
 
@@ -44,6 +44,7 @@ __all__ = [
     "TORCH_NAMES",
     "Checkpoint",
     "FileIdentity",
+    "LastGathered",
     "Layout",
     "OutFile",
     "Part",
@@ -84,6 +85,7 @@ __all__ = [
     "require_readable",
     "seal_header",
     "ties_words",
+    "together",
     "weight_metadata",
     "widest",
 ]

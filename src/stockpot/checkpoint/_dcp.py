@@ -24,7 +24,7 @@ from stockpot.checkpoint._dcp_metadata import METADATA, Box, StatedChunk, Stated
 from stockpot.checkpoint._files import FileIdentity, FilePool, View, identity, require_readable
 from stockpot.checkpoint._header import TensorInfo
 from stockpot.checkpoint._pickle import PICKLE_CAP, PickledTensor, open_zip, unwrap
-from stockpot.checkpoint._source import Part, gathered
+from stockpot.checkpoint._source import LastGathered, Part, gathered
 
 INNER = "pytorch_model_fsdp_0"
 """Where accelerate puts the folder of the weights, inside the checkpoint's own."""
@@ -81,7 +81,7 @@ class DistributedCheckpoint:
     notes: tuple[str, ...]
     parts: tuple[Part, ...]
     _payloads: dict[_Chunk, tuple[int, PickledTensor]] = field(default_factory=dict, repr=False)
-    _gathered: dict[_Chunk, NDArray[np.uint8]] = field(default_factory=dict, repr=False)
+    _gathered: LastGathered[_Chunk] = field(default_factory=LastGathered, repr=False)
 
     @property
     def aliases(self) -> Mapping[str, str]:
@@ -137,14 +137,13 @@ class DistributedCheckpoint:
         if stored.is_dense:
             self.pool.read_into(chunk.file, begin + start, out)
             return
-        dense = self._gathered.get(chunk)
-        if dense is None:
+
+        def gather() -> NDArray[np.uint8]:
             window = np.empty(stored.extent * _dtypes.itemsize(stored.dtype), np.uint8)
             self.pool.read_into(chunk.file, begin, window.data)
-            dense = gathered(window, stored.dtype, stored.shape, stored.strides)
-            self._gathered.clear()  # the last one alone: its pieces are asked for one after the other
-            self._gathered[chunk] = dense
-        out[:] = dense.data[start : start + len(out)]
+            return gathered(window, stored.dtype, stored.shape, stored.strides)
+
+        out[:] = self._gathered.get(chunk, gather).data[start : start + len(out)]
 
     def _payload(self, info: TensorInfo, chunk: _Chunk) -> tuple[int, PickledTensor]:
         """Where a chunk's bytes begin in its file, and in what form they lie there; looked up once."""
@@ -174,9 +173,9 @@ class DistributedCheckpoint:
         """It is on no hub."""
         return ""
 
-    def bytes_to_download(self, *, side_files: bool) -> int:
+    def downloads(self, *, side_files: bool) -> dict[str, int]:
         """Nothing."""
-        return 0
+        return {}
 
     def fetched(self, *, side_files: bool = True) -> DistributedCheckpoint:
         """It is here."""

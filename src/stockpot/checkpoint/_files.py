@@ -9,7 +9,7 @@ import threading
 from collections import OrderedDict
 from collections.abc import Sequence
 from dataclasses import dataclass
-from pathlib import Path
+from pathlib import Path, PurePosixPath
 from typing import NamedTuple
 
 import numpy as np
@@ -17,6 +17,16 @@ from numpy.typing import NDArray
 
 from stockpot import errors
 from stockpot.checkpoint._descriptors import FEWEST, MOST, Descriptors, opened, register, runs_short
+
+
+def is_inside(name: str) -> bool:
+    """Whether a relative name stays in its folder, on every system.
+
+    >>> is_inside("unet/model.safetensors"), is_inside("../model"), is_inside("/model"), is_inside("..\\\\model")
+    (True, False, False, False)
+    """
+    path = PurePosixPath(name)
+    return not (path.is_absolute() or ".." in path.parts or set(name) & set("\0\\"))
 
 
 class View(NamedTuple):

@@ -13,7 +13,7 @@ import xxhash
 
 from stockpot import errors
 from stockpot.checkpoint import _header, _pickle
-from stockpot.checkpoint._files import FileIdentity
+from stockpot.checkpoint._files import FileIdentity, is_inside
 from stockpot.checkpoint._header import TensorInfo
 from stockpot.checkpoint._source import DEFAULT_STEM, Part
 
@@ -31,7 +31,8 @@ _SAFE_STEMS = {"pytorch_model": "model", "open_clip_pytorch_model": "open_clip_m
 """What a library calls its pickled weights, and its safetensors, where these differ."""
 _SHARD = re.compile(r"^(?P<stem>.+)-\d{5,}-of-\d{5,}\.(safetensors|bin)$")
 _NO_ALIASES = {"format", *_header.OWN_KEYS}
-_TRAINING_WORDS = ("optimizer", "scheduler", "rng_state", "training_args", "scaler", "random_states")
+TRAINING_WORDS = ("optimizer", "scheduler", "rng_state", "scaler", "random_states")
+"""What files of training state are called."""
 
 
 class Place(Protocol):
@@ -194,7 +195,7 @@ def _folders(place: Place, paths: Sequence[str]) -> list[str]:
     found = []
     for path in paths:
         pure = PurePosixPath(path)
-        if pure.is_absolute() or ".." in pure.parts or "\0" in path or "\\" in path:
+        if not is_inside(path):
             raise errors.ShardIndexError(
                 "a part outside its checkpoint", file=place.label(""), expected="a plain relative name",
                 got=repr(path)[:80],
@@ -215,7 +216,7 @@ def is_weights(name: str) -> bool:
     return (
         name.endswith((".safetensors", ".safetensors" + _INDEX, *PICKLE_SUFFIXES))
         and not name.startswith((".", "stockpot_"))
-        and not any(word in name for word in _TRAINING_WORDS)
+        and not any(word in name for word in (*TRAINING_WORDS, "training_args"))
     )
 
 
@@ -264,8 +265,7 @@ def _read_index(place: Place, index: str) -> dict[str, str]:
         raise errors.ShardIndexError("the index has no weight_map of names to files", file=label)
     folder = index.rpartition("/")[0]
     for shard in sorted(set(weight_map.values())):
-        pure = PurePosixPath(shard)
-        if pure.is_absolute() or ".." in pure.parts or not pure.parts or "\0" in shard or "\\" in shard:
+        if not is_inside(shard) or not PurePosixPath(shard).parts:
             raise errors.ShardIndexError(
                 "the index names a file outside its folder", file=label, expected="a plain relative name",
                 got=repr(shard),

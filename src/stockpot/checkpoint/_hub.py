@@ -11,6 +11,7 @@ from pathlib import Path, PurePosixPath
 from typing import Any, NoReturn
 
 from stockpot import errors
+from stockpot.checkpoint._files import is_inside
 from stockpot.checkpoint._hub_errors import asked
 
 _ID = re.compile(r"^(?P<repo>[A-Za-z0-9][\w.-]*/[A-Za-z0-9][\w.-]*)(@(?P<revision>[\w./-]+))?$")
@@ -124,8 +125,7 @@ def find(ref: str, commit: str = "") -> Repository:
         if not isinstance(path, str) or not is_size:
             raise errors.HubError("the hub's list of files makes no sense", file=ref, got=f"{path!r}: {size!r}"[:80])
         entries[path] = Entry(size, _blob(one))
-        pure = PurePosixPath(path)
-        if pure.is_absolute() or ".." in pure.parts or "\\" in path or "\0" in path:
+        if not is_inside(path):
             raise errors.HubError("the hub names a file outside the model", file=ref, got=repr(path))
     return Repository(ref, name, revision, info.sha, entries)
 

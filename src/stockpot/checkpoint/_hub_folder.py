@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import io
 import zipfile
 from collections.abc import Iterable, Sequence
@@ -14,6 +15,7 @@ from stockpot.checkpoint._files import FileIdentity, View, identity, require_rea
 from stockpot.checkpoint._folder import PICKLE_SUFFIXES, is_weights
 from stockpot.checkpoint._hub import Repository
 from stockpot.checkpoint._hub_errors import CutShortError, asked
+from stockpot.checkpoint._pickle import ARCHIVE_ERRORS
 from stockpot.checkpoint._side_names import is_side_file
 
 BLOCK_BYTES = 32 << 10
@@ -25,8 +27,6 @@ SKIPPED_BYTES = 1 << 20
 SMALL_FILE_CAP = 100 << 20
 """Largest configuration or index that is downloaded before the plan stands."""
 CONNECTIONS = 8
-DESCRIPTIONS = ("adapter_config.json",)
-"""Small files that say what the weights are, beside those that are read with them."""
 
 
 class HubFolder:
@@ -159,9 +159,8 @@ class HubFolder:
                 raise errors.HubError(
                     "absurdly large for what it is called", file=self.label(name), got=f"{self.size(name)} bytes"
                 )
-            found = Path(
-                asked(lambda name=name: hf_hub_download(own.name, name, revision=own.commit), self.label(name))  # type: ignore[misc]
-            )
+            download = functools.partial(hf_hub_download, own.name, name, revision=own.commit)
+            found = Path(asked(download, self.label(name)))
             stated, got = own.entries[name].size, found.stat().st_size
             if stated is not None and stated != got:
                 raise errors.HubError(
@@ -260,7 +259,7 @@ class RangeFile(io.RawIOBase):
             try:
                 with zipfile.ZipFile(cast(BinaryIO, self)) as archive:
                     places = [member.header_offset for member in archive.infolist()]
-            except (zipfile.BadZipFile, NotImplementedError, OSError, RuntimeError, EOFError, ValueError) as error:
+            except ARCHIVE_ERRORS as error:
                 if isinstance(error, errors.StockpotError):
                     raise
                 return  # whoever reads it says what is wrong with it

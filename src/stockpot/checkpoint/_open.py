@@ -12,7 +12,7 @@ from stockpot import errors
 from stockpot.checkpoint import _hub
 from stockpot.checkpoint._dcp import metadata_folder, open_distributed
 from stockpot.checkpoint._files import FileIdentity, FilePool, View, identity, require_readable
-from stockpot.checkpoint._folder import Contents, read_config, read_files, read_folder
+from stockpot.checkpoint._folder import ADAPTER_CONFIG, Contents, read_config, read_files, read_folder
 from stockpot.checkpoint._header import TensorInfo
 from stockpot.checkpoint._source import DEFAULT_STEM, Part, Source
 
@@ -104,9 +104,9 @@ class Checkpoint:
         if "pool" in self.__dict__:
             self.pool.close()
 
-    def bytes_to_download(self, *, side_files: bool) -> int:
+    def downloads(self, *, side_files: bool) -> dict[str, int]:
         """What ``fetched`` would download; nothing for what is on this machine."""
-        return self.hub.missing_bytes(side_files=side_files) if self.hub is not None else 0
+        return {self.ref: self.hub.missing_bytes(side_files=side_files)} if self.hub is not None else {}
 
     def fetched(self, *, side_files: bool = True) -> Checkpoint:
         """The same tensors on this machine, and with ``side_files`` what a merge would copy beside them.
@@ -157,12 +157,13 @@ def open_local(ref: str, path: Path) -> Checkpoint:
 
 
 def _open_from_hub(ref: str, commit: str) -> Checkpoint:
-    from stockpot.checkpoint._hub_folder import DESCRIPTIONS, HubFolder  # who merges files does not wait for it
+    from stockpot.checkpoint._hub_folder import HubFolder  # who merges files does not wait for it
 
     repository = _hub.find(ref, commit)
     place = HubFolder(repository)
     found = read_folder(place)
-    place.download([name for name in DESCRIPTIONS if name in repository.entries])
+    if ADAPTER_CONFIG in repository.entries:
+        place.download([ADAPTER_CONFIG])
     found.notes[:0] = repository.notes
     return replace(_checkpoint(ref, repository.snapshot, found), hub=place, is_remote=not place.is_local)
 

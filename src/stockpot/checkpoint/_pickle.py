@@ -116,6 +116,8 @@ class PickledTensor:
 
 @dataclass(frozen=True, slots=True)
 class PickledDtype:
+    """A dtype that stands in a pickle beside tensors."""
+
     code: str
 
 

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import re
 
-from stockpot.checkpoint._folder import PICKLE_SUFFIXES
+from stockpot.checkpoint._folder import PICKLE_SUFFIXES, TRAINING_WORDS
 
-_SKIPPED_WORDS = ("optimizer", "scheduler", "rng_state", "trainer_state", "scaler", "random_states")
+_SKIPPED_WORDS = (*TRAINING_WORDS, "trainer_state")
 _SKIPPED_FOLDERS = ("runs", "wandb", "mlruns", "lightning_logs", "logs", "__pycache__")
 """What training leaves beside a model, with as many files as it had steps."""
 

@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+import threading
+from collections.abc import Callable, Hashable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any, Generic, Protocol, TypeVar
 
 import numpy as np
 from numpy.typing import NDArray
@@ -15,6 +16,7 @@ from stockpot.checkpoint._files import FileIdentity, View
 from stockpot.checkpoint._header import TensorInfo
 
 DEFAULT_STEM = "model"
+Key = TypeVar("Key", bound=Hashable)
 
 
 @dataclass(frozen=True)
@@ -84,8 +86,8 @@ class Source(Protocol):
     def commit(self) -> str:
         """On a model hub, the commit of it that was opened; else nothing."""
 
-    def bytes_to_download(self, *, side_files: bool) -> int:
-        """What ``fetched`` would download."""
+    def downloads(self, *, side_files: bool) -> Mapping[str, int]:
+        """Bytes that ``fetched`` would download, by the reference of the checkpoint on a hub that they are of."""
 
     def fetched(self, *, side_files: bool = True) -> Source:
         """The same tensors on this machine; with ``side_files``, what a merge would copy beside them too."""
@@ -105,6 +107,35 @@ class Source(Protocol):
 
     def drop_views(self, infos: Sequence[TensorInfo]) -> None:
         """What was viewed of these tensors is not needed for now, and need not stay in this process's memory."""
+
+
+def together(downloads: Iterable[Mapping[str, int]]) -> dict[str, int]:
+    """Several downloads as one: a checkpoint that several need is downloaded once.
+
+    >>> together([{"a/b": 5}, {"a/b": 7, "c/d": 1}])
+    {'a/b': 7, 'c/d': 1}
+    """
+    found: dict[str, int] = {}
+    for one in downloads:
+        for ref, size in one.items():
+            found[ref] = max(size, found.get(ref, 0))
+    return found
+
+
+class LastGathered(Generic[Key]):
+    """The last strided tensor that was gathered, kept for all its pieces; thread-safe."""
+
+    def __init__(self) -> None:
+        self._lock = threading.Lock()
+        self._kept: tuple[Key, NDArray[np.uint8]] | None = None
+
+    def get(self, key: Key, gather: Callable[[], NDArray[np.uint8]]) -> NDArray[np.uint8]:
+        """Its dense bytes, gathered if it is another than the last."""
+        with self._lock:
+            if self._kept is None or self._kept[0] != key:
+                self._kept = None  # its memory is free before the next is taken
+                self._kept = key, gather()
+            return self._kept[1]
 
 
 def read_dense(source: Source, info: TensorInfo) -> NDArray[np.uint8]:

@@ -3,13 +3,16 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
 from stockpot import errors
 from stockpot.cli import _output, _signals
 from stockpot.cli._options import Json, Quiet, Verbose
+
+if TYPE_CHECKING:
+    from stockpot.engine import Plan
 
 
 def merge(
@@ -73,8 +76,6 @@ def merge(
         from stockpot import _api
         from stockpot.checkpoint import last_checkpoints
         from stockpot.cli._recipe import recipe_from_arguments
-        from stockpot.engine import check_output, write
-        from stockpot.report import human_bytes, merge_summary, plan_table
 
     if last is not None:
         if method is None:
@@ -95,6 +96,15 @@ def merge(
     }
     recipe, from_file = recipe_from_arguments(models, method, base, settings or [], changes)
     plan = _api.make(recipe, from_file=from_file, out=out, memory=memory, workers=workers, device=device)
+    _carried_out(plan, overwrite=overwrite, resume=not no_resume, dry_run=dry_run, json=json, quiet=quiet)
+
+
+def _carried_out(plan: Plan, *, overwrite: bool, resume: bool, dry_run: bool, json: bool, quiet: bool) -> None:
+    """Print the plan, or do what it says."""
+    with _signals.loading():
+        from stockpot.engine import check_output, write
+        from stockpot.report import human_bytes, merge_summary, plan_table
+
     if dry_run:
         check_output(plan, overwrite=overwrite, dry_run=True)
         if json:
@@ -107,7 +117,7 @@ def merge(
     if plan.bytes_to_download:
         _output.say(f"stockpot: downloading {human_bytes(plan.bytes_to_download)} from the hub, into its cache", quiet)
     with _output.byte_progress("merging", quiet) as progress:
-        result = write(plan, overwrite=overwrite, resume=not no_resume, progress=progress)
+        result = write(plan, overwrite=overwrite, resume=resume, progress=progress)
     if json:
         _output.print_object("merge", "done", result.warnings, result.record())
     _output.say(f"stockpot: {merge_summary(result)}", quiet)

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import replace
 
 import numpy as np
 
@@ -68,10 +67,7 @@ def as_adapters(job: Job, base: Source | None, models: Sequence[Source]) -> Adap
             )  # fmt: skip
 
     def mixing(gram: Array) -> Mixture:
-        if job.method.uses_gram:
-            return job.method(gram, job.values)
-        found = job.method(len(models) + job.anchored, job.values)
-        return replace(found, weights=np.asarray(found.weights))
+        return job.method(gram if job.method.uses_gram else len(models) + job.anchored, job.values)
 
     return AdapterSum(read, mixing, lambda name: group_of(name, job.granularity, job.block_regex), job.rank)
 

@@ -7,8 +7,7 @@ from dataclasses import replace
 from pathlib import Path
 
 from stockpot import errors
-from stockpot.adapters import bytes_to_download
-from stockpot.checkpoint import Source, cache_folder
+from stockpot.checkpoint import Source, cache_folder, together
 from stockpot.engine._plan import Plan, disk_free, disk_needed
 
 
@@ -54,5 +53,5 @@ def fetched(plan: Plan, *, side_files: bool = True) -> Plan:
 
 def fetched_sources(sources: Mapping[str, Source]) -> dict[str, Source]:
     """All of them on this machine, each with its side files."""
-    _require_room(bytes_to_download([(source, True) for source in sources.values()]))
+    _require_room(sum(together(source.downloads(side_files=True) for source in sources.values()).values()))
     return {name: source.fetched() for name, source in sources.items()}

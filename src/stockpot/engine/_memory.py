@@ -73,9 +73,9 @@ class MemorySource:
     def close(self) -> None:
         """Nothing is open."""
 
-    def bytes_to_download(self, *, side_files: bool) -> int:
+    def downloads(self, *, side_files: bool) -> dict[str, int]:
         """Nothing."""
-        return 0
+        return {}
 
     def fetched(self, *, side_files: bool = True) -> MemorySource:
         """It is here."""

@@ -12,8 +12,8 @@ import xxhash
 
 from stockpot import errors
 from stockpot._version import __version__
-from stockpot.adapters import bytes_to_download, open_source
-from stockpot.checkpoint import CONFIG, Layout, Source, nbytes, plan_layout
+from stockpot.adapters import open_source
+from stockpot.checkpoint import CONFIG, Layout, Source, nbytes, plan_layout, together
 from stockpot.engine._adapters import alignment_of, as_adapters, require_models
 from stockpot.engine._align import Alignment, Inputs, Slot, align
 from stockpot.engine._budget import ALIGNMENT, Budget, fit
@@ -80,20 +80,18 @@ class Plan:
     def bytes_to_download(self) -> int:
         """Bytes of weights, and of the template's side files, that are on a model hub and not yet in its cache."""
         template = self.alignment.template
-        return bytes_to_download([(source, n == template) for n, source in enumerate(self.inputs.checkpoints)])
+        found = (source.downloads(side_files=n == template) for n, source in enumerate(self.inputs.checkpoints))
+        return sum(together(found).values())
 
     @property
     def peak_memory_bytes(self) -> int:
         """Foreseen peak of the process."""
         needs_torch = self.is_pickled or self.budget.device != "cpu" or not is_compiled()
-        return PROCESS_BYTES + TORCH_BYTES * needs_torch + self.budget.total_bytes + self._gathered_bytes
+        return PROCESS_BYTES + TORCH_BYTES * needs_torch + self.budget.total_bytes + self._working_bytes
 
     @property
-    def _gathered_bytes(self) -> int:
-        """Strided tensors of pickles are gathered whole: window and result, of two tensors that follow one another.
-
-        Factors of adapters are kept in memory.
-        """
+    def _working_bytes(self) -> int:
+        """What sources keep, and strided tensors gathered whole: window and result, of two that follow one another."""
         sizes = [sum(i.nbytes + i.size_bytes for _, i in slot.sources if i.strides is not None) for slot in self.slots]
         return 2 * max(sizes, default=0) + sum(source.working_bytes for source in self.inputs.checkpoints)
 

@@ -3,17 +3,21 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from pathlib import Path
 
 
 def short_names(refs: Sequence[str]) -> dict[str, str]:
-    """The shortest tails of the paths that tell them apart; of ``BASE+ADAPTER`` the last names of both.
+    """The shortest tails of the paths that tell them apart; of ``BASE+ADAPTER`` those of both.
 
     >>> short_names(["runs/a/last", "runs/b/last", "runs/base"])
     {'runs/a/last': 'a/last', 'runs/b/last': 'b/last', 'runs/base': 'base'}
+    >>> short_names(["runs/base+a/last", "runs/base+b/last"])
+    {'runs/base+a/last': 'base+a/last', 'runs/base+b/last': 'base+b/last'}
     """
-    if any("+" in ref for ref in refs):  # a base and adapters: all of it tells them apart
-        return {ref: "+".join(Path(part).name or part for part in ref.split("+")) for ref in refs} | _alike(refs)
+    tails = _tails([part for ref in refs for part in ref.split("+")])
+    return {ref: "+".join(tails[part] for part in ref.split("+")) for ref in refs}
+
+
+def _tails(refs: Sequence[str]) -> dict[str, str]:
     parts = {ref: [part for part in ref.split("/") if part] or [ref] for ref in refs}
     found = {}
     for ref in parts:
@@ -23,12 +27,6 @@ def short_names(refs: Sequence[str]) -> dict[str, str]:
                 break
         found[ref] = "/".join(tail) if length < len(parts[ref]) else ref
     return found
-
-
-def _alike(refs: Sequence[str]) -> dict[str, str]:
-    """Whole references where last names are the same."""
-    names = ["+".join(Path(part).name or part for part in ref.split("+")) for ref in refs]
-    return {ref: ref for ref, name in zip(refs, names, strict=True) if names.count(name) > 1}
 
 
 def brief(name: str, most: int = 28) -> str:
