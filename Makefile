@@ -66,6 +66,8 @@ bench: $(STAMP)
 
 docs: $(STAMP)
 	$(BIN)/python scripts/docs_pages.py
+	$(BIN)/python -m benchmarks.table
+	$(BIN)/python -m benchmarks.safety
 
 figures: $(STAMP)
 	$(BIN)/python scripts/docs_figures.py
