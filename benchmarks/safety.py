@@ -1,4 +1,4 @@
-"""The results of ``make soak`` and of the fuzzing campaign as docs/safety.md shows them: ``python -m benchmarks.safety``."""
+"""What ``make soak`` and the fuzzing campaign saw, as docs/safety.md shows it: ``python -m benchmarks.safety``."""
 
 import json
 from collections.abc import Mapping
