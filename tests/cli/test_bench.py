@@ -60,7 +60,7 @@ def test_table_object_and_resumption(program: Program, given: Given, tmp_path: P
         "no greedy soup and no best single",
     ):
         assert f"note: {note}" in first.out, note
-    assert "12 evaluations, 0 results were there already" in first.err
+    assert "12 evaluations, 0 results known before" in first.err
     again = program.does(*words, "--json", "--quiet").data
     assert (again["command"], again["status"], again["evaluated"], again["known"]) == ("bench clip", "done", 0, 12)
     stored = json.loads((out / "results.json").read_text())
@@ -100,7 +100,7 @@ def test_results_outlive_a_refusal(program: Program, given: Given, tmp_path: Pat
     words = [*given.words("--a", broken, "--out", out), "--limit", 200]
     assert "an image cannot be read" in program(*words).first
     path.write_bytes(whole)
-    assert "1 results were there already" in program.does(*words).err
+    assert "1 result known before" in program.does(*words).err
 
 
 def test_bench_alone_tells_what_there_is(program: Program) -> None:

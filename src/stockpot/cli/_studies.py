@@ -203,8 +203,10 @@ class Study:
                 print(line)
         _output.print_warnings(warnings, self.quiet)
         if counted:
-            done = f"{found.evaluated} evaluations, {found.known} results were there already"
-            _output.say(f"stockpot: {done}", self.quiet)
+            from stockpot import report
+
+            done = report.counted(found.evaluated, "evaluation"), report.counted(found.known, "result")
+            _output.say(f"stockpot: {done[0]}, {done[1]} known before", self.quiet)
 
 
 def with_study(command: Callable[..., None]) -> Callable[..., None]:

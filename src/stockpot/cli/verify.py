@@ -33,5 +33,8 @@ def verify(
     if json:
         _output.print_object("verify", "done", result.notes, result.record())
     _output.print_warnings(result.notes, quiet)
-    again = f", {result.recomputed} tensors computed anew" if recompute else ""
-    _output.say(f"stockpot: {out} is whole: {result.tensors} tensors, {result.files} files{again}", quiet)
+    from stockpot.report import counted
+
+    held = f"{counted(result.tensors, 'tensor')}, {counted(result.files, 'file')}"
+    again = f", {counted(result.recomputed, 'tensor')} computed anew" if recompute else ""
+    _output.say(f"stockpot: {out} is whole: {held}{again}", quiet)

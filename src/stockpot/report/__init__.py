@@ -34,7 +34,7 @@ if TYPE_CHECKING:
     from stockpot.report._soup_figures import soup_pictures
     from stockpot.report._soup_page import soup_page
     from stockpot.report._tables import methods_table, plan_table
-    from stockpot.report._text import human_bytes, merge_summary, method_page
+    from stockpot.report._text import counted, human_bytes, merge_summary, method_page
     from stockpot.report._training_figures import training_pictures
 
 __all__ = [
@@ -45,6 +45,7 @@ __all__ = [
     "barrier_table",
     "cache_table",
     "chosen_columns",
+    "counted",
     "demo_cell",
     "demo_page",
     "demo_pictures",
@@ -98,6 +99,7 @@ _LATER = {
     "geometry_pictures": "_geometry_figures",
     "geometry_summary": "_geometry",
     "geometry_table": "_geometry",
+    "counted": "_text",
     "human_bytes": "_text",
     "landscape_page": "_landscape_page",
     "landscape_pictures": "_landscape_figures",

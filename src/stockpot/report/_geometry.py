@@ -8,6 +8,7 @@ from rich.box import SIMPLE
 from rich.table import Table
 
 from stockpot.engine import Geometry
+from stockpot.report._text import counted
 
 HARDLY_AGREE = 0.05
 """A median cosine under this: Model Stock stays near the base."""
@@ -85,10 +86,10 @@ def geometry_findings(geometry: Geometry) -> list[str]:
             found.append("the fine-tunes hardly agree (angles near 90 degrees): Model Stock stays near the base")
         apart = [name for name, own in zip(geometry.names, geometry.cosines, strict=True) if own.min() < 0]
         if apart:
-            found.append(f"{len(apart)} groups disagree (a negative cosine): {_names(apart)}")
+            found.append(f"{counted(len(apart), 'group')} of models that disagree (a negative cosine): {_names(apart)}")
     frozen = [name for name, one in zip(geometry.names, moved, strict=True) if not one]
     if frozen and moved.any():
-        found.append(f"{len(frozen)} groups are frozen (every model has the base's values): {_names(frozen)}")
+        found.append(f"{counted(len(frozen), 'group')} frozen (every model has the base's values): {_names(frozen)}")
     return found
 
 

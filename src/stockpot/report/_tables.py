@@ -10,7 +10,7 @@ from rich.table import Table
 
 from stockpot.engine import Plan, differing_side_files
 from stockpot.methods import Method
-from stockpot.report._text import human_bytes
+from stockpot.report._text import counted, human_bytes
 
 
 def methods_table(methods: Iterable[Method]) -> Table:
@@ -31,19 +31,22 @@ def plan_table(plan: Plan) -> Table:
     table.add_row("method", job.method.name + (f", granularity {job.granularity}" if job.method.granularity else ""))
     parameters = ", ".join(f"{name}={value}" for name, value in job.values.items())
     table.add_row("parameters", parameters or "none")
+    if job.rank is not None:
+        table.add_row("rank", str(job.rank))
     for number, checkpoint in enumerate(plan.inputs.given.checkpoints):
         role = plan.inputs.given.role(number)
         size = sum(info.nbytes for info in checkpoint.tensors.values())
-        table.add_row(role, f"{checkpoint.ref} ({len(checkpoint.tensors)} tensors, {human_bytes(size)})")
+        table.add_row(role, f"{checkpoint.ref} ({counted(len(checkpoint.tensors), 'tensor')}, {human_bytes(size)})")
     table.add_row("template", plan.template.ref)
-    table.add_row("out", f"{plan.out} ({len(plan.slots)} tensors in {len(plan.layout.files)} files)")
+    held = f"{counted(len(plan.slots), 'tensor')} in {counted(len(plan.layout.files), 'file')}"
+    table.add_row("out", f"{plan.out} ({held})")
     dtypes = Counter(slot.dtype for slot in plan.slots)
     table.add_row("dtypes", ", ".join(f"{count} {dtype}" for dtype, count in dtypes.items()))
     table.add_row("reads", f"{human_bytes(plan.bytes_read)} in {plan.passes} pass{'es' if plan.passes > 1 else ''}")
     if plan.bytes_to_download:
         table.add_row("downloads", f"{human_bytes(plan.bytes_to_download)} from the hub, into its cache")
     table.add_row("writes", human_bytes(plan.bytes_written))
-    table.add_row("peak memory", f"{human_bytes(plan.peak_memory_bytes)} with {plan.budget.workers} workers")
+    table.add_row("peak memory", f"{human_bytes(plan.peak_memory_bytes)} with {counted(plan.budget.workers, 'worker')}")
     needed, free = record["disk_needed_bytes"], record["disk_free_bytes"]
     assert isinstance(needed, int)
     assert isinstance(free, int)

@@ -27,17 +27,26 @@ def human_bytes(size: float) -> str:
     raise AssertionError
 
 
+def counted(number: int, noun: str) -> str:
+    """How many of what.
+
+    >>> counted(1, "tensor"), counted(2000, "file")
+    ('1 tensor', '2000 files')
+    """
+    return f"{number} {noun}" + ("" if number == 1 else "s")
+
+
 def merge_summary(result: MergeResult) -> str:
     """The one line that ends a merge."""
     moved = result.bytes_read + result.bytes_written
     rate = moved / max(result.seconds, 1e-9)
     parts = [
-        f"{result.method}: {result.tensors} tensors, {human_bytes(result.bytes_read)} read, "
+        f"{result.method}: {counted(result.tensors, 'tensor')}, {human_bytes(result.bytes_read)} read, "
         f"{human_bytes(result.bytes_written)} written in {result.seconds:.1f} s ({human_bytes(rate)}/s), "
         f"peak memory {human_bytes(result.peak_memory_bytes)}"
     ]
     if result.resumed:
-        parts.append(f"{result.resumed} tensors were there already")
+        parts.append(f"{counted(result.resumed, 'tensor')} finished before")
     ratio = result.ratio
     if ratio is not None:
         parts.append(f"t {ratio.min:.3f} to {ratio.max:.3f}, median {ratio.median:.3f}")
