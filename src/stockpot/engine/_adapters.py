@@ -36,7 +36,7 @@ def as_adapters(job: Job, base: Source | None, models: Sequence[Source]) -> Adap
         if job.rank is not None:
             raise errors.UsageError("rank is for merging LoRA adapters", got=job.rank, remedy="leave it out")
         return None
-    if job.method.needs == "raw_gram":
+    if job.takes_raw:
         raise errors.MethodError(
             f"{job.method.name} needs the weights themselves, and an adapter has differences",
             remedy="merge BASE+ADAPTER",
@@ -59,7 +59,7 @@ def as_adapters(job: Job, base: Source | None, models: Sequence[Source]) -> Adap
                 )  # fmt: skip
 
     elif any(adapter.replaced for adapter in read) and not job.method.uses_gram:
-        total = float(np.sum(job.method(len(models), job.values).weights))
+        total = float(np.sum(job.answer(len(models)).weights))
         if abs(total - 1.0) > 1e-9:
             raise errors.MethodError(
                 "weights that do not sum to one would scale what an adapter has whole", expected=1.0, got=total,
@@ -67,7 +67,7 @@ def as_adapters(job: Job, base: Source | None, models: Sequence[Source]) -> Adap
             )  # fmt: skip
 
     def mixing(gram: Array) -> Mixture:
-        return job.method(gram if job.method.uses_gram else len(models) + job.anchored, job.values)
+        return job.answer(gram if job.method.uses_gram else len(models) + job.anchored)
 
     return AdapterSum(read, mixing, lambda name: group_of(name, job.granularity, job.block_regex), job.rank)
 

@@ -166,7 +166,7 @@ class Run:
         else:
             self.sink.store_grams(groups, grams)
             try:
-                mixture = self.plan.job.method(grams, self.plan.job.values)
+                mixture = self.plan.job.answer(grams)
             except errors.MethodError:
                 for group, gram in zip(groups, grams, strict=True):
                     solve(self.plan, group, gram)
@@ -206,12 +206,11 @@ class Run:
 
 def solve(plan: Plan, group: Group, gram: Array) -> Mixture:
     """Coefficients of one group from its inner products (ignored by methods that need none)."""
-    method = plan.job.method
     if plan.job.table is not None:
         return Mixture(np.array(plan.job.table[group.name]))
-    first = gram if method.uses_gram else len(plan.slots[group.slots[0]].sources)
+    first = gram if plan.job.method.uses_gram else len(plan.slots[group.slots[0]].sources)
     try:
-        return method(first, plan.job.values)
+        return plan.job.answer(first)
     except errors.MethodError as error:
         raise errors.MethodError(
             error.what, tensor=group.name, expected=error.expected, got=error.got, remedy=error.remedy

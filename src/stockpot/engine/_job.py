@@ -10,8 +10,8 @@ from typing import Any
 
 from stockpot import errors
 from stockpot.checkpoint import TORCH_NAMES
-from stockpot.measure import GRANULARITIES
-from stockpot.methods import Method, all_methods, check_value, get_method
+from stockpot.measure import GRANULARITIES, Array
+from stockpot.methods import Method, Mixture, all_methods, check_value, get_method
 from stockpot.recipe import IGNORED_PARAMETERS, ModelEntry, Recipe, parse_size
 
 _CODES = {name: code for code, name in TORCH_NAMES.items()}
@@ -40,6 +40,15 @@ class Job:
     """Weights of each tensor by name, where the recipe states them; then the method is not asked."""
     rank: int | None = None
     """Of merged adapters, the largest rank of the result."""
+
+    def answer(self, first: Array | int) -> Mixture:
+        """The method's, to inner products or to a number of inputs."""
+        return self.method(first, self.values, anchored=self.anchored)
+
+    @property
+    def takes_raw(self) -> bool:
+        """Whether the method is asked with inner products of the inputs themselves."""
+        return self.method.takes_raw(self.anchored)
 
 
 def resolve(recipe: Recipe, *, from_file: bool = False, method: Method | None = None) -> Job:
@@ -180,6 +189,9 @@ def _roles(recipe: Recipe, method: Method) -> tuple[list[ModelEntry], str | None
                 f"{method.name} takes two inputs", expected="a base and one model, or two models",
                 got=f"{len(entries)} models{' and a base' if anchored else ''}",
             )  # fmt: skip
+    elif method.base == "optional":
+        anchored = base is not None
+        entries = [entry for entry in entries if entry.model != base]
     else:
         anchored = False
         if base is not None:
@@ -190,7 +202,7 @@ def _roles(recipe: Recipe, method: Method) -> tuple[list[ModelEntry], str | None
         raise errors.MethodError(
             f"{method.name} cannot work on this number of models"
             + (f": {method.why_models}" if method.why_models else ""),
-            expected=f"{wanted} beside the base" if method.base == "required" else wanted,
+            expected=f"{wanted} beside the base" if anchored else wanted,
             got=len(entries),
         )
     return entries, base, anchored, notes

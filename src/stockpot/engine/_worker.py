@@ -49,7 +49,7 @@ class Worker:
         self.raw = self.device.allocate(run.plan.budget.raw_bytes)
         self.raw_address = self.raw.ctypes.data
         self.allow = run.plan.job.recipe.allow_nonfinite
-        self.raw_gram = run.plan.job.method.needs == "raw_gram"
+        self.raw_gram = run.plan.job.takes_raw
         inputs = max((len(slot.sources) for slot in run.plan.slots), default=0)
         self.views = run.plan.budget.device == "cpu" and is_compiled() and inputs <= MOST_VIEWED
         self.viewed: dict[int, list[TensorInfo]] = {}
@@ -258,7 +258,7 @@ class Worker:
         """Rows with coefficients of their own: measure, solve, mix."""
         columns = row_elements(slot)
         rows = self.load(slot, task.start, task.stop)
-        gram = gram_rows(rows, columns, allow_nonfinite=self.allow)
+        gram = gram_rows(rows, columns, raw=self.raw_gram, allow_nonfinite=self.allow)
         group = self.plan.groups[task.group]
         first = task.start // columns
         self.run.store_gram(group, first, gram)

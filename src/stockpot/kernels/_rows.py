@@ -134,13 +134,13 @@ def gram_blocks(
 
 
 def gram_rows(
-    rows: Sequence[Row], columns: int, *, allow_nonfinite: bool = False
+    rows: Sequence[Row], columns: int, *, raw: bool = False, allow_nonfinite: bool = False
 ) -> Float64[np.ndarray, "rows inputs inputs"]:
     """Inner products for each row of a matrix (of ``columns`` elements); the bits of ``gram_blocks`` for that row."""
     if columns <= BLOCK:
-        return _spans(rows, columns, False, allow_nonfinite)
+        return _spans(rows, columns, raw, allow_nonfinite)
     found = [
-        gram_blocks(cut(rows, start, start + columns), allow_nonfinite=allow_nonfinite).sum(axis=0)
+        gram_blocks(cut(rows, start, start + columns), raw=raw, allow_nonfinite=allow_nonfinite).sum(axis=0)
         for start in range(0, len(rows[0]), columns)
     ]
     return np.stack(found) if found else np.zeros((0, len(rows), len(rows)))

@@ -9,10 +9,11 @@ from functools import cache
 from importlib.metadata import entry_points
 
 from stockpot import errors
+from stockpot.methods._barycentre import karcher, multislerp
 from stockpot.methods._base import Method, Mixture, Parameter, PerModel, check_value, coefficients, repeated
 from stockpot.methods._linear import linear, task_arithmetic, wise_ft
 from stockpot.methods._model_stock import model_stock
-from stockpot.methods._slerp import slerp
+from stockpot.methods._slerp import nuslerp, slerp
 
 __all__ = [
     "Method",
@@ -23,15 +24,18 @@ __all__ = [
     "check_value",
     "coefficients",
     "get_method",
+    "karcher",
     "linear",
     "model_stock",
+    "multislerp",
+    "nuslerp",
     "repeated",
     "slerp",
     "task_arithmetic",
     "wise_ft",
 ]
 
-_BUILT_IN = (linear, model_stock, slerp, task_arithmetic, wise_ft)
+_BUILT_IN = (karcher, linear, model_stock, multislerp, nuslerp, slerp, task_arithmetic, wise_ft)
 
 
 @cache

@@ -11,7 +11,7 @@ import math
 import re
 import typing
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Annotated, Any, Literal
 
 import numpy as np
@@ -26,8 +26,9 @@ PerModel = Annotated[Sequence[float], PER_MODEL]
 
 _NUMBER = re.compile(r"[-+]?\d+(\.\d*)?[eE][-+]?\d+")
 
-BaseRole = Literal["required", "member", "unused"]
-"""What ``--base`` is to a method: the anchor; one of the ingredients; or a template only."""
+BaseRole = Literal["required", "optional", "member", "unused"]
+"""What ``--base`` is to a method: the anchor; the anchor if there is one; one of the ingredients; a template only."""
+Needs = Literal["gram", "raw_gram", "span", "count"]
 
 
 @dataclass(frozen=True)
@@ -80,7 +81,7 @@ class Method:
     function: Callable[..., Mixture]
     base: BaseRole
     models: tuple[int, int | None]
-    needs: Literal["gram", "raw_gram", "count"]
+    needs: Needs
     granularity: str | None
     reference: str
     recipe_required: tuple[str, ...]
@@ -92,6 +93,10 @@ class Method:
     def uses_gram(self) -> bool:
         """Whether a pass for inner products is needed."""
         return self.needs != "count"
+
+    def takes_raw(self, anchored: bool) -> bool:
+        """Whether its inner products are those of the inputs themselves, not of differences from the first."""
+        return self.needs == "raw_gram" or (self.needs == "span" and not anchored)
 
     @property
     def summary(self) -> str:
@@ -112,10 +117,20 @@ class Method:
             found["block_regex"] = Parameter("block_regex", str, (), None, False, False)
         return found
 
-    def __call__(self, first: Any, values: Mapping[str, object]) -> Mixture:
-        """Call the function on a Gram matrix (or a number of inputs) with checked values by public name."""
+    def __call__(self, first: Any, values: Mapping[str, object], *, anchored: bool = False) -> Mixture:
+        """Call the function on a Gram matrix (or a number of inputs) with checked values by public name.
+
+        ``anchored``: whether the first input is a base that the method may do without. It is then given the inner
+        products of the differences alone, and the base keeps what its weights leave to one.
+        """
+        apart = anchored and self.needs == "span"
         takes = self._takes
-        return self.function(first, **{takes[name]: value for name, value in values.items() if name in takes})
+        given = {takes[name]: value for name, value in values.items() if name in takes}
+        found = self.function(first[..., 1:, 1:] if apart else first, **given)
+        if not apart:
+            return found
+        rest = 1.0 - found.weights.sum(axis=-1, keepdims=True)
+        return replace(found, weights=np.concatenate([rest, found.weights], axis=-1))
 
     @functools.cached_property
     def _takes(self) -> dict[str, str]:
@@ -136,19 +151,20 @@ def coefficients(
     """Make a method of kind 1 (linear combination) from its function.
 
     The function's first argument is named ``gram`` (inner products of the reference and of the differences from it),
-    ``raw_gram`` (of the inputs themselves) or ``count`` (the number of inputs, for methods that need no pass over the
-    weights).
+    ``raw_gram`` (of the inputs themselves), ``span`` (of the differences from the base, which is left out; of the
+    inputs themselves where there is no base) or ``count`` (the number of inputs, for methods that need no pass over
+    the weights).
     """
 
     def make(function: Callable[..., Mixture]) -> Method:
         first = next(iter(inspect.signature(function).parameters))
-        assert first in ("gram", "raw_gram", "count"), f"the first argument of a method cannot be {first}"
+        assert first in typing.get_args(Needs), f"the first argument of a method cannot be {first}"
         return Method(
             function.__name__,
             function,
             base,
             models,
-            typing.cast(Literal["gram", "raw_gram", "count"], first),
+            typing.cast(Needs, first),
             granularity,
             reference,
             recipe_required,
@@ -157,6 +173,21 @@ def coefficients(
         )
 
     return make
+
+
+def each(weight: PerModel, count: int) -> Array:
+    """One weight for each model; a single one serves all."""
+    return np.array(list(weight) * count if len(weight) == 1 else list(weight), dtype=np.float64)
+
+
+def normalized(method: str, weights: Array) -> Array:
+    """Weights that sum to one; ParameterError where they sum to zero."""
+    total = math.fsum(weights)
+    if abs(total) <= 1e-12 * math.fsum(abs(weights)):
+        raise errors.ParameterError(
+            f"the weights of {method} sum to zero", got=weights.tolist(), remedy="set normalize=false, or other weights"
+        )
+    return weights / total
 
 
 def _parameter(name: str, hint: Any, default: object) -> Parameter:

@@ -6,8 +6,7 @@ import math
 
 import numpy as np
 
-from stockpot import errors
-from stockpot.methods._base import Mixture, PerModel, coefficients
+from stockpot.methods._base import Mixture, PerModel, coefficients, each, normalized
 
 
 @coefficients(
@@ -30,8 +29,8 @@ def linear(count: int, *, weight: PerModel = (1.0,), normalize: bool = True) -> 
     >>> get_method("linear")(2, {"weight": (3.0, 1.0)}).weights
     array([0.75, 0.25])
     """
-    weights = _each(weight, count)
-    return Mixture(_normalized("linear", weights) if normalize else weights)
+    weights = each(weight, count)
+    return Mixture(normalized("linear", weights) if normalize else weights)
 
 
 @coefficients(base="required", models=(1, 1), reference="Wortsman et al., WiSE-FT, arXiv 2109.01903")
@@ -70,22 +69,6 @@ def task_arithmetic(count: int, *, weight: PerModel = (1.0,), normalize: bool = 
     >>> get_method("task_arithmetic")(3, {"weight": (0.5, 0.25)}).weights
     array([0.25, 0.5 , 0.25])
     """
-    weights = _each(weight, count - 1)
-    steps = lambda_ * (_normalized("task_arithmetic", weights) if normalize else weights)
+    weights = each(weight, count - 1)
+    steps = lambda_ * (normalized("task_arithmetic", weights) if normalize else weights)
     return Mixture(np.array([1.0 - math.fsum(steps), *steps]))
-
-
-def _each(weight: PerModel, count: int) -> np.ndarray[tuple[int], np.dtype[np.float64]]:
-    """One weight for each model; a single one serves all."""
-    return np.array(list(weight) * count if len(weight) == 1 else list(weight), dtype=np.float64)
-
-
-def _normalized(
-    method: str, weights: np.ndarray[tuple[int], np.dtype[np.float64]]
-) -> np.ndarray[tuple[int], np.dtype[np.float64]]:
-    total = math.fsum(weights)
-    if abs(total) <= 1e-12 * math.fsum(abs(weights)):
-        raise errors.ParameterError(
-            f"the weights of {method} sum to zero", got=weights.tolist(), remedy="set normalize=false, or other weights"
-        )
-    return weights / total

@@ -1,11 +1,11 @@
-"""Spherical interpolation between two models."""
+"""Spherical interpolation between two models: slerp, nuslerp."""
 
 from __future__ import annotations
 
 import numpy as np
 
 from stockpot.measure import Array
-from stockpot.methods._base import Mixture, coefficients
+from stockpot.methods._base import Mixture, PerModel, coefficients, each, normalized
 
 NEARLY_PARALLEL = 0.9995
 
@@ -30,10 +30,42 @@ def slerp(raw_gram: Array, *, t: float) -> Mixture:
     >>> get_method("slerp")(np.eye(2), {"t": 0.5}).weights.round(4)
     array([0.7071, 0.7071])
     """
-    lengths = np.sqrt(np.diagonal(raw_gram, axis1=-2, axis2=-1))
+    return _between(raw_gram, t)
+
+
+@coefficients(
+    base="optional",
+    models=(2, 2),
+    affine=False,
+    granularity="tensor",
+    recipe_required=("weight",),
+    reference="Shoemake, Animating rotation with quaternion curves, SIGGRAPH 1985",
+)
+def nuslerp(span: Array, *, weight: PerModel = (1.0,)) -> Mixture:
+    """Spherical interpolation between two models by their weights; with a base, between their task vectors.
+
+    w = sin((1-t) theta)/sin(theta) w1 + sin(t theta)/sin(theta) w2, with t = weight_2 / (weight_1 + weight_2) and theta
+    the angle between them; with a base w0, w - w0 is made so of w1 - w0 and w2 - w0. Plain interpolation where they are
+    nearly parallel (|cos| > 0.9995) or one is zero.
+
+    Arguments: ``span``, inner products of the two; ``weight``, one for each, which need not sum to one; granularity
+    ``row`` interpolates each output channel by itself. Returns weights ``(..., 2)``. Raises ParameterError where the
+    weights sum to zero. Cost: two passes over tensors larger than the memory budget, else one.
+
+    >>> import numpy as np
+    >>> from stockpot.methods import get_method
+    >>> get_method("nuslerp")(np.eye(2), {"weight": (1.0, 3.0)}).weights.round(4)
+    array([0.3827, 0.9239])
+    """
+    return _between(span, float(normalized("nuslerp", each(weight, 2))[1]))
+
+
+def _between(gram: Array, t: float) -> Mixture:
+    """Weights of the point at ``t`` of the arc between two vectors, from their inner products."""
+    lengths = np.sqrt(np.diagonal(gram, axis1=-2, axis2=-1))
     moved = (lengths > 0).all(axis=-1)
     inverse = np.divide(1.0, lengths, out=np.zeros_like(lengths), where=lengths > 0)
-    cosine = np.clip(np.where(moved, raw_gram[..., 0, 1] * inverse[..., 0] * inverse[..., 1], 1.0), -1.0, 1.0)
+    cosine = np.clip(np.where(moved, gram[..., 0, 1] * inverse[..., 0] * inverse[..., 1], 1.0), -1.0, 1.0)
     plain = np.abs(cosine) > NEARLY_PARALLEL
     theta = np.arccos(np.where(plain, 0.0, cosine))
     sine = np.sin(theta)

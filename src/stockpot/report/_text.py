@@ -64,7 +64,12 @@ def method_page(method: Method) -> str:
     """A method's documentation: its docstring, roles of the inputs, parameters."""
     least, most = method.models
     models = f"{least} or more" if most is None else str(least) if least == most else f"{least} to {most}"
-    roles = {"required": "required, the anchor", "member": "one of the two inputs", "unused": "template only"}
+    roles = {
+        "required": "required, the anchor",
+        "optional": "the anchor, if one is given",
+        "member": "one of the two inputs",
+        "unused": "template only",
+    }
     lines = [
         f"{method.name}: {inspect.getdoc(method.function) or ''}".rstrip(),
         "",
