@@ -132,3 +132,19 @@ def test_a_wrong_number_of_weights_is_refused(tensors, weight):
     """One value for all, or one for each: a list of another length is an error."""
     with pytest.raises(errors.ParameterError, match="weight"):
         merge_one("linear", None, tensors[1][:2], parameters={"weight": weight})
+
+
+@pytest.mark.parametrize("dtype", [torch.float64, torch.bfloat16], ids=str)
+def test_passthrough_is_the_model(dtype):
+    """Its bytes, negative zeros too; with a scale, each number times that, rounded once."""
+    model = torch.tensor([1.5, -0.0, 3.1, -1e-3, 0.0]).to(dtype)
+    kept = merge_one("passthrough", None, [model])
+    assert torch.equal(kept.view(torch.uint8), model.view(torch.uint8))
+    scaled = merge_one("passthrough", None, [model], parameters={"scale": 0.3})
+    assert torch.equal(scaled, (model.double() * 0.3).to(dtype))
+
+
+def test_passthrough_takes_one_model(tensors):
+    """Two are refused."""
+    with pytest.raises(errors.MethodError, match="number of models"):
+        merge_one("passthrough", None, tensors[1][:2])

@@ -18,6 +18,7 @@ CASES = [
     ("task_arithmetic", {"weight": 0.4}),
     ("task_arithmetic", {"weight": 1.0, "normalize": True, "lambda": 0.7}),
     ("slerp", {"t": 0.3}),
+    ("passthrough", {}),
     ("nuslerp", {"weight": [0.3, 0.7]}),
     ("nuslerp", {"weight": 1.0, "granularity": "row"}),
     ("multislerp", {"weight": 1.0}),

@@ -11,7 +11,7 @@ from importlib.metadata import entry_points
 from stockpot import errors
 from stockpot.methods._barycentre import karcher, multislerp
 from stockpot.methods._base import Method, Mixture, Parameter, PerModel, check_value, coefficients, repeated
-from stockpot.methods._linear import linear, task_arithmetic, wise_ft
+from stockpot.methods._linear import linear, passthrough, task_arithmetic, wise_ft
 from stockpot.methods._model_stock import model_stock
 from stockpot.methods._slerp import nuslerp, slerp
 
@@ -29,13 +29,14 @@ __all__ = [
     "model_stock",
     "multislerp",
     "nuslerp",
+    "passthrough",
     "repeated",
     "slerp",
     "task_arithmetic",
     "wise_ft",
 ]
 
-_BUILT_IN = (karcher, linear, model_stock, multislerp, nuslerp, slerp, task_arithmetic, wise_ft)
+_BUILT_IN = (karcher, linear, model_stock, multislerp, nuslerp, passthrough, slerp, task_arithmetic, wise_ft)
 
 
 @cache

@@ -1,4 +1,4 @@
-"""Combinations whose coefficients are given, not measured: linear, wise_ft, task_arithmetic."""
+"""Combinations whose coefficients are given, not measured: linear, wise_ft, task_arithmetic, passthrough."""
 
 from __future__ import annotations
 
@@ -72,3 +72,18 @@ def task_arithmetic(count: int, *, weight: PerModel = (1.0,), normalize: bool = 
     weights = each(weight, count - 1)
     steps = lambda_ * (normalized("task_arithmetic", weights) if normalize else weights)
     return Mixture(np.array([1.0 - math.fsum(steps), *steps]))
+
+
+@coefficients(base="unused", models=(1, 1), affine=False, reference="none: the tensors as they are")
+def passthrough(count: int, *, scale: PerModel = (1.0,)) -> Mixture:
+    """One model as it is, or scaled.
+
+    w = scale w1. With scale 1 the bytes are copied.
+
+    Arguments: ``scale``, default 1. Returns weights ``(1,)``. Cost: one pass.
+
+    >>> from stockpot.methods import get_method
+    >>> get_method("passthrough")(1, {"scale": (0.5,)}).weights
+    array([0.5])
+    """
+    return Mixture(each(scale, count))
