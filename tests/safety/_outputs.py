@@ -68,7 +68,7 @@ def pipeline(folder: Path, number: int) -> Path:
     """A checkpoint of parts as diffusers lays it out; one of them in shards."""
     stem = "diffusion_pytorch_model"
     model(folder / "unet", tensors(number), stem, shards=2)
-    model(folder / "vae", {"decoder.weight": tensors(number)["norm.weight"]}, stem)
+    model(folder / "vae", {"decoder.weight": 2.0 * tensors(number)["norm.weight"]}, stem)
     parts = {"_class_name": "Tiny", "unet": ["diffusers", "UNet"], "vae": ["diffusers", "VAE"]}
     (folder / "model_index.json").write_text(json.dumps(parts))
     return folder
