@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import contextlib
 import json
-import os
 import shutil
 import sys
 import tempfile
@@ -107,18 +106,23 @@ class Ways:
         self.stock()
 
 
+def entries(folder: str) -> int:
+    """How many there are."""
+    return len(list(Path(folder).iterdir()))
+
+
 def held() -> dict[str, int]:
     """Memory, files, threads, mappings and temporary files of this process."""
     deadline = time.monotonic() + 5.0
-    while len(os.listdir("/proc/self/task")) > threading.active_count() and time.monotonic() < deadline:
+    while entries("/proc/self/task") > threading.active_count() and time.monotonic() < deadline:
         time.sleep(0.001)  # a thread that was joined may still be on its way out of the system
     status = dict(line.split(":", 1) for line in Path("/proc/self/status").read_text().splitlines())
     return {
         "rss_bytes": int(status["VmRSS"].split()[0]) * 1024,
-        "files": len(os.listdir("/proc/self/fd")),
-        "threads": len(os.listdir("/proc/self/task")),
+        "files": entries("/proc/self/fd"),
+        "threads": entries("/proc/self/task"),
         "mappings": Path("/proc/self/maps").read_text().count("\n"),
-        "temporary_files": len(os.listdir(tempfile.gettempdir())),
+        "temporary_files": entries(tempfile.gettempdir()),
     }
 
 
