@@ -17,8 +17,8 @@ from hypothesis import settings
 
 import stockpot
 from stockpot import errors
-from stockpot.checkpoint import TORCH_NAMES, damaged_member, open_checkpoint, read_provenance
-from stockpot.checkpoint._pickle_writer import PROVENANCE_MEMBER
+from stockpot.checkpoint import TORCH_NAMES, damaged_member, is_sealed_archive, open_checkpoint, read_provenance
+from stockpot.checkpoint._pickle_writer import PROVENANCE_MEMBER, seal, write_skeleton
 
 from ._corpus import CONTAINERS, GOOD
 
@@ -322,3 +322,18 @@ def test_provenance_of_a_damaged_archive(damage: str, tmp_path: Path) -> None:
     path.write_bytes(content)
     assert read_provenance(path) is None
     assert damaged_member(path)
+
+
+def test_an_archive_is_sealed_once(tmp_path: Path) -> None:
+    """A run that goes on after another was stopped between its seal and its rename makes the same bytes."""
+    path = tmp_path / "model.pt"
+    write_skeleton(path, [("w", "F32", (3,))], {})
+    seal(path, b"{}")
+    once = path.read_bytes()
+    path.write_bytes(once[:-32] + b"0" * 32)  # stopped before the seal's digest
+    assert is_sealed_archive(path) is False
+    for _ in range(2):
+        seal(path, b"{}")
+        assert path.read_bytes() == once
+    assert is_sealed_archive(path)
+    assert torch.equal(torch.load(path, mmap=True)["w"], torch.zeros(3))

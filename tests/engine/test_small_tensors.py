@@ -156,3 +156,14 @@ def test_nothing_stays_open(paths: list[Path], tmp_path: Path) -> None:
         assert left() == (0, 0)
     assert plan.slots
     assert kept.names
+
+
+def test_inner_products_alone_and_together(tmp_path: Path) -> None:
+    """A model that did not move has inner products of zero, the same bytes whatever else is in the checkpoint."""
+    weights = {"a": torch.tensor([1.0, -2.0]), "b": torch.tensor([3.0, -1.0])}
+    moved = {name: tensor + torch.tensor([0.5, 0.25]) for name, tensor in weights.items()}
+    base, *models = (folder(tmp_path / name, state) for name, state in (("o", weights), ("p", weights), ("q", moved)))
+    for out, only in (("alone", ["^a$"]), ("both", [])):
+        stockpot.merge("model_stock", base=base, models=models, out=tmp_path / out, only=only)
+    alone, both = (load_file(tmp_path / out / "stockpot_geometry.safetensors")["a"] for out in ("alone", "both"))
+    assert alone.numpy().tobytes() == both.numpy().tobytes()

@@ -11,13 +11,14 @@ from stockpot.checkpoint._dtypes import (
 )
 from stockpot.checkpoint._files import FileIdentity, View, require_readable
 from stockpot.checkpoint._folder import ADAPTER_CONFIG, ADAPTER_STEM, CONFIG, MANIFESTS
-from stockpot.checkpoint._header import TensorInfo, blank_seal
+from stockpot.checkpoint._header import SEAL, TensorInfo, blank_seal
 from stockpot.checkpoint._hub import cache_folder, current_commit, hub_ids
 from stockpot.checkpoint._layout import (
     Layout,
     OutFile,
     Spec,
     header_bytes,
+    header_of,
     is_sealed_header,
     pack_file,
     plan_layout,
@@ -25,7 +26,7 @@ from stockpot.checkpoint._layout import (
     weight_metadata,
 )
 from stockpot.checkpoint._open import Checkpoint, is_local, local_path, open_checkpoint, open_local
-from stockpot.checkpoint._pickle_writer import damaged_member, read_provenance
+from stockpot.checkpoint._pickle_writer import damaged_member, is_sealed_archive, read_provenance
 from stockpot.checkpoint._runs import last_checkpoints
 from stockpot.checkpoint._side_names import is_side_file, is_side_folder, is_weight_file
 from stockpot.checkpoint._source import LastGathered, Part, Source, part_of, read_dense, together
@@ -48,6 +49,7 @@ __all__ = [
     "Layout",
     "OutFile",
     "Part",
+    "SEAL",
     "Source",
     "TIE",
     "Spec",
@@ -60,9 +62,11 @@ __all__ = [
     "current_commit",
     "damaged_member",
     "header_bytes",
+    "header_of",
     "hub_ids",
     "is_local",
     "is_mergeable",
+    "is_sealed_archive",
     "is_sealed_header",
     "is_side_file",
     "is_side_folder",

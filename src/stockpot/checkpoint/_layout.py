@@ -114,11 +114,16 @@ def seal_header(header: bytes) -> bytes:
     return _header.seal(header)
 
 
-def is_sealed_header(path: Path) -> bool:
-    """Whether the header of a one-file output is the one that was written."""
+def header_of(path: Path) -> bytes:
+    """The header of a safetensors file, its length included, as far as the file has it."""
     with path.open("rb") as handle:
         head = handle.read(8)
-        return _header.is_sealed(head + handle.read(min(int.from_bytes(head, "little"), _header.HEADER_CAP)))
+        return head + handle.read(min(int.from_bytes(head, "little"), _header.HEADER_CAP))
+
+
+def is_sealed_header(path: Path) -> bool:
+    """Whether the header of a one-file output is the one that was written."""
+    return _header.is_sealed(header_of(path))
 
 
 def pack_file(

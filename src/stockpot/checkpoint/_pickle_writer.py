@@ -2,11 +2,15 @@
 
 from __future__ import annotations
 
+import io
 import struct
 import zipfile
 import zlib
 from collections.abc import Mapping, Sequence
 from pathlib import Path
+from typing import BinaryIO
+
+import xxhash
 
 from stockpot.checkpoint._dtypes import TORCH_NAMES
 from stockpot.checkpoint._layout import Spec
@@ -15,6 +19,9 @@ from stockpot.checkpoint._pickle import ARCHIVE_ERRORS, read_state_dict
 PROVENANCE_MEMBER = "stockpot.json"
 _PIECE = 4 << 20
 _DESCRIPTOR = b"PK\x07\x08"
+_SEAL = b"stockpot seal "
+"""Begins the archive's comment; the digest of all that is no tensor's follows, and the file ends."""
+_DIGITS = 32
 
 
 def write_skeleton(path: Path, specs: Sequence[Spec], aliases: Mapping[str, str]) -> dict[str, int]:
@@ -37,26 +44,66 @@ def offsets(path: Path) -> dict[str, int]:
 
 
 def seal(path: Path, provenance: bytes) -> None:
-    """Fill in the checksums of the storages (they were holes when the archive was made), and add the provenance."""
+    """Fill in the checksums of the storages (they were holes when the archive was made), add the provenance and a seal.
+
+    The seal is needed because most of an archive is said twice or to nobody: times, flags, padding, local headers.
+    """
     with zipfile.ZipFile(path, "a") as archive, path.open("r+b") as handle:
         prefix = archive.infolist()[0].filename.split("/", 1)[0]
-        for member in archive.infolist():
-            if not member.filename.startswith(f"{prefix}/data/") or not member.file_size:
-                continue
-            handle.seek(member.header_offset + 26)
-            name_bytes, extra_bytes = struct.unpack("<HH", handle.read(4))
-            begin = member.header_offset + 30 + name_bytes + extra_bytes
-            handle.seek(begin)
-            checksum, left = 0, member.file_size
-            while left:
-                piece = handle.read(min(_PIECE, left))
-                checksum, left = zlib.crc32(piece, checksum), left - len(piece)
-            member.CRC = checksum
-            if handle.read(4) == _DESCRIPTOR:
-                handle.seek(begin + member.file_size + 4)
-                handle.write(struct.pack("<I", checksum))
-        entry = zipfile.ZipInfo(f"{prefix}/{PROVENANCE_MEMBER}")
-        archive.writestr(entry, provenance)
+        name = f"{prefix}/{PROVENANCE_MEMBER}"
+        if name not in archive.namelist():  # else the same job was stopped after it had done this
+            _fill_checksums(archive, handle, prefix)
+            archive.writestr(zipfile.ZipInfo(name), provenance)
+            archive.comment = _SEAL + b"0" * _DIGITS
+    with path.open("r+b") as handle:
+        digest = _frame_digest(handle, str(path))
+        handle.seek(-_DIGITS, io.SEEK_END)
+        handle.write(digest)
+
+
+def _fill_checksums(archive: zipfile.ZipFile, handle: BinaryIO, prefix: str) -> None:
+    for member in archive.infolist():
+        if not member.filename.startswith(f"{prefix}/data/") or not member.file_size:
+            continue
+        handle.seek(member.header_offset + 26)
+        name_bytes, extra_bytes = struct.unpack("<HH", handle.read(4))
+        begin = member.header_offset + 30 + name_bytes + extra_bytes
+        handle.seek(begin)
+        checksum, left = 0, member.file_size
+        while left:
+            piece = handle.read(min(_PIECE, left))
+            checksum, left = zlib.crc32(piece, checksum), left - len(piece)
+        member.CRC = checksum
+        if handle.read(4) == _DESCRIPTOR:
+            handle.seek(begin + member.file_size + 4)
+            handle.write(struct.pack("<I", checksum))
+
+
+def is_sealed_archive(path: Path) -> bool | None:
+    """Whether an archive is the one that was sealed, its tensors aside; None where it has no seal."""
+    with path.open("rb") as handle:
+        size = handle.seek(0, io.SEEK_END)
+        handle.seek(max(size - len(_SEAL) - _DIGITS, 0))
+        stated = handle.read()
+        if not stated.startswith(_SEAL):
+            return None
+        return stated[len(_SEAL) :] == _frame_digest(handle, str(path))
+
+
+def _frame_digest(handle: BinaryIO, path: str) -> bytes:
+    """The digest of all bytes of an archive that are no tensor's, the digits of the seal left out."""
+    handle.seek(0)
+    tensors = read_state_dict(handle, path).tensors
+    size = handle.seek(0, io.SEEK_END)
+    digest, begin = xxhash.xxh3_128(), 0
+    for start, stop in [*((info.offset, info.offset + info.nbytes) for info in tensors), (size - _DIGITS, size)]:
+        handle.seek(begin)
+        while begin < start:
+            piece = handle.read(min(_PIECE, start - begin))
+            digest.update(piece)
+            begin += len(piece)
+        begin = max(begin, stop)
+    return digest.hexdigest().encode()
 
 
 def read_provenance(path: Path) -> bytes | None:

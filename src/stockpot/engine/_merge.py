@@ -15,12 +15,10 @@ import numpy as np
 from stockpot import errors
 from stockpot.adapters import Loss
 from stockpot.checkpoint import (
-    CONFIG,
     Staging,
     blank_seal,
     header_bytes,
     pack_file,
-    part_of,
     repair,
     require_free,
     require_outside,
@@ -32,11 +30,13 @@ from stockpot.engine import _provenance as prov
 from stockpot.engine._align import Decision
 from stockpot.engine._execute import Progress, Run, execute, solve
 from stockpot.engine._fetch import fetched, require_room_to_download
-from stockpot.engine._plan import Group, Plan, disk_free, disk_needed, provenance_reserve
+from stockpot.engine._plan import Plan, disk_free, disk_needed, provenance_reserve
 from stockpot.engine._records import RatioSummary, Records, summarize
 from stockpot.engine._schedule import make_tasks
-from stockpot.engine._side_files import adapted_config, side_files
+from stockpot.engine._side_files import side_files
 from stockpot.engine._sinks import GEOMETRY, StagingSink, geometry_specs
+from stockpot.engine._small_files import copied_files, made_files, record_adapters
+from stockpot.engine._sums import SUMS, sums
 
 
 @dataclass(frozen=True)
@@ -190,33 +190,13 @@ def _finish(plan: Plan, staging: Staging, records: Records, run: Run, clock: flo
         raise errors.InputChangedError(
             "an input was changed while it was merged; nothing was finished", file=changed[0], remedy="run it again"
         )
-    if (merged := plan.inputs.adapters) is not None:
-        for group, mixture in merged.mixtures().items():
-            records.add(Group(group, ()), mixture)
+    record_adapters(plan, records)
     content = prov.provenance(plan, records)
     if plan.is_one_file:
         _finish_one_file(plan, staging, content)
         return
-    small: dict[str, bytes] = dict(merged.own_files) if merged is not None else {}
-    copied: dict[str, str] = {}
-    configs = {part.prefix + CONFIG for part in plan.template.parts}
-    for name, path in side_files(plan.template).items():
-        if name in configs:
-            small[name] = path.read_bytes()
-        elif name not in small:
-            copied[name] = staging.copy_file(name, path)
-    # Where both came out the same, tying them loses nothing; a library that does not may look for more than these two.
-    digests = records.digests
-    untied = {name for name, other in plan.alignment.untied.items() if digests.get(name) != digests.get(other)}
-    for part in plan.template.parts:
-        if (config := part.prefix + CONFIG) in small:
-            own = [slot for slot in plan.slots if part_of(slot.name, plan.template.parts) == part]
-            dtypes = {slot.dtype for slot in own if slot.action == "merge"}
-            small[config] = adapted_config(small[config], dtypes, any(slot.name in untied for slot in own))
-    small.update(plan.layout.indexes)
-    small[prov.RECIPE] = plan.job.recipe.to_yaml().encode("utf-8", "backslashreplace")
-    small[prov.CARD] = prov.model_card(plan, records)
-    small[prov.PROVENANCE] = prov.as_json(content)
+    copied = {name: staging.copy_file(name, path) for name, path in copied_files(plan).items()}
+    small = made_files(plan, records, content)
     small[prov.RUN] = prov.as_json(
         prov.run_record(plan, time.perf_counter() - clock, run.bytes_read, peak_memory(), started)
     )
@@ -224,7 +204,7 @@ def _finish(plan: Plan, staging: Staging, records: Records, run: Run, clock: flo
     if any(specs := geometry_specs(plan)):
         geometry = pack_file(GEOMETRY, specs, {"format": "stockpot gram, upper triangle"})
         hashed[GEOMETRY] = staging.read(GEOMETRY, 0, geometry.size)
-    small[prov.SUMS] = prov.sums(hashed, {name: digest for name, digest in copied.items() if name not in small})
+    small[SUMS] = sums(hashed, copied)
     for name, data in small.items():
         staging.add_file(name, data)
     staging.commit()

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 import importlib.metadata
 import json
 import platform
@@ -21,7 +20,6 @@ from stockpot.engine._records import Records, summarize
 PROVENANCE = "stockpot.json"
 RUN = "stockpot_run.json"
 RECIPE = "stockpot_recipe.yaml"
-SUMS = "SHA256SUMS"
 CARD = "README.md"
 
 
@@ -102,12 +100,6 @@ def identities(source: Source) -> list[dict[str, Any]]:
         }
         for file in source.files
     ]
-
-
-def sums(contents: Mapping[str, bytes], known: Mapping[str, str]) -> bytes:
-    """``sha256sum -c`` format for the small files; ``known``: digests of those that were copied."""
-    digests = {name: hashlib.sha256(content).hexdigest() for name, content in contents.items()}
-    return "".join(f"{digest}  {name}\n" for name, digest in sorted((digests | dict(known)).items())).encode()
 
 
 def _library(template: Source) -> str | None:

@@ -51,7 +51,7 @@ def adapted_config(content: bytes, dtypes: set[str], untied: bool) -> bytes:
     """``config.json`` with the output's dtype, and untied where the output is; else unchanged bytes."""
     try:
         config = json.loads(content)
-    except ValueError:
+    except (ValueError, RecursionError):
         return content
     if not isinstance(config, dict):
         return content

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 import json
 
 import numpy as np
@@ -10,8 +9,9 @@ import numpy as np
 from stockpot import errors
 from stockpot.checkpoint import Source, local_path, open_local
 from stockpot.engine._plan import Plan
-from stockpot.engine._provenance import PROVENANCE, RUN, SUMS, identities
+from stockpot.engine._provenance import PROVENANCE, RUN, identities
 from stockpot.engine._sinks import GEOMETRY
+from stockpot.engine._sums import SUMS, file_sum, read_sums
 from stockpot.measure import Array, unpack
 
 
@@ -29,7 +29,7 @@ def stored_grams(out: str, plan: Plan) -> tuple[dict[str, Array], str]:
     try:
         record = json.loads((folder / PROVENANCE).read_text("utf-8"))
         inputs = json.loads((folder / RUN).read_text("utf-8"))["inputs"]
-        sums = dict(line.split("  ")[::-1] for line in (folder / SUMS).read_text("utf-8").splitlines())
+        sums, _ = read_sums((folder / SUMS).read_bytes())
         granularity = record["recipe"]["granularity"] or "tensor"
     except (OSError, ValueError, KeyError, TypeError) as error:
         return {}, f"its records cannot be read ({type(error).__name__})"
@@ -37,7 +37,7 @@ def stored_grams(out: str, plan: Plan) -> tuple[dict[str, Array], str]:
         return {}, "it was made from other inputs, or they have changed"
     if granularity != "tensor":
         return {}, f"it was measured by {granularity}"
-    if hashlib.sha256((folder / GEOMETRY).read_bytes()).hexdigest() != sums.get(GEOMETRY):
+    if file_sum(folder / GEOMETRY) != sums.get(GEOMETRY):
         return {}, "its inner products are not those that were written"
     source = open_local(GEOMETRY, folder / GEOMETRY)
     missing = [group.name for group in plan.groups if group.name not in source.tensors]

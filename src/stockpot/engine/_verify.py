@@ -1,45 +1,32 @@
-"""Prove an output: layout, digests, sums, index; on request re-derive tensors from the recorded inputs."""
+"""Prove an output: layout, digests, sums, one record against the other; on request derive it anew from its inputs."""
 
 from __future__ import annotations
 
-import hashlib
-import json
-import random
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
-from pathlib import Path, PurePosixPath
-from typing import Any
+from pathlib import Path
 
 import xxhash
-from pydantic import BaseModel, Field, ValidationError
+from pydantic import ValidationError
 
 from stockpot import errors
-from stockpot.adapters import open_source
 from stockpot.checkpoint import (
+    SEAL,
     Checkpoint,
-    Source,
-    current_commit,
     damaged_member,
-    hub_ids,
+    is_sealed_archive,
     is_sealed_header,
-    is_side_folder,
-    is_weight_file,
     local_path,
     open_local,
     read_provenance,
+    require_readable,
 )
-from stockpot.engine._execute import Run, execute
-from stockpot.engine._fetch import fetched
-from stockpot.engine._job import resolve
-from stockpot.engine._plan import Plan, make_plan, open_inputs
-from stockpot.engine._provenance import PROVENANCE, RUN, SUMS
-from stockpot.engine._records import Records
-from stockpot.engine._schedule import Task, make_tasks
-from stockpot.engine._sinks import GEOMETRY, NullSink
-from stockpot.recipe import Recipe
+from stockpot.engine._provenance import PROVENANCE
+from stockpot.engine._rederive import rederive
+from stockpot.engine._sums import SUMS
+from stockpot.engine._verify_folder import Record, check_agreement, check_files, check_listed, check_sums
 
 PIECE_BYTES = 4 << 20
-DEFAULT_MEMORY = 192 << 20
 
 
 @dataclass(frozen=True)
@@ -70,77 +57,53 @@ def verify(
     """Check an output of stockpot against what it says of itself.
 
     Arguments: ``out``, a folder or one file; ``recompute``, the fraction (0 to 1) of its groups of tensors that are
-    derived anew from the recorded inputs (Hub ids at the recorded commits) and compared bit by bit. Returns what was
-    checked; ``problems`` is empty if all is whole; ``notes`` says which Hub ids mean another commit by now. Raises
-    CheckpointError where there is no provenance to check against, or an input is gone.
-    Cost: one read of OUT; ``recompute`` times one merge.
+    derived anew from the recorded inputs (Hub ids at the recorded commits) and compared bit by bit: a seeded sample,
+    the same in every run of the same job; 1 compares all small files that follow from the inputs too. Returns what was
+    checked; ``problems`` is empty if all is whole, and else names the file, and of weights the tensor; ``notes`` says
+    which Hub ids mean another commit by now. Raises CheckpointError where there is no provenance to check against, or
+    an input is gone. Cost: one read of OUT; ``recompute`` times one merge.
     """
     path = local_path(out)
     if not 0.0 <= recompute <= 1.0:
         raise errors.ParameterError("--recompute is a fraction", expected="0 to 1", got=recompute)
     if not path.exists():
         raise errors.NotFoundError("no such file or folder", file=str(out), remedy="check the path")
-    problems: list[str] = []
-    names = _check_sums(path, problems) if path.is_dir() else 0
+    problems, names = check_sums(path) if path.is_dir() else ([], 0)
     try:
-        record, checkpoint = _open(path)
+        if path.is_dir():
+            record = _record(_stated_by_folder(path), path / PROVENANCE)
+            problems += [*check_listed(path, record), *check_files(path, record)]
+            checkpoint = open_local(str(path), path)
+            problems += check_agreement(path, record, checkpoint)
+        else:
+            checkpoint = open_local(str(path), path)
+            record = _record(_stated_by_file(path, checkpoint), path)
     except errors.NotAnOutputError:
         raise
     except errors.CheckpointError as error:
-        return VerifyResult(path, 0, names, 0, (*problems, error.line()))
-    problems += _check_files(path, record)
+        return VerifyResult(path, 0, names, 0, (*problems, error.line(), *error.problems))
     problems += _check_tensors(checkpoint, record, progress)
     notes: list[str] = []
-    count = _recompute(path, record, recompute, problems, notes) if recompute > 0 and not problems else 0
+    count = rederive(path, record, recompute, problems, notes) if recompute > 0 and not problems else 0
     files = names + len(checkpoint.files)
     return VerifyResult(path, len(checkpoint.tensors), files, count, tuple(problems), tuple(notes))
 
 
-class _FileRecord(BaseModel):
-    name: str
-    bytes: int
-    header_xxh3: str
-
-
-class _InputRecord(BaseModel):
-    ref: str
-    commit: str = ""
-    files: list[_FileRecord]
-
-
-class _TensorRecord(BaseModel):
-    xxh3: str
-
-
-class _Record(BaseModel):
-    """What ``verify`` needs of the provenance; everything else in it is for people."""
-
-    recipe: dict[str, Any]
-    inputs: list[_InputRecord] = Field(min_length=1)
-    files: list[_FileRecord]
-    tensors: dict[str, _TensorRecord]
-
-
-def _open(path: Path) -> tuple[_Record, Checkpoint]:
-    if path.is_dir():
-        text = _stated_by_folder(path)
-        checkpoint = open_local(str(path), path)
-    else:
-        checkpoint = open_local(str(path), path)
-        text = _stated_by_file(path, checkpoint)
+def _record(text: bytes, file: Path) -> Record:
     try:
-        return _Record.model_validate_json(text), checkpoint
+        return Record.model_validate_json(text)
     except ValidationError as error:
         first = error.errors()[0]
         where = ".".join(map(str, first["loc"]))
         raise errors.CheckpointError(
-            f"the provenance cannot be read ({where}: {first['msg']})", file=str(path)
+            f"the provenance cannot be read ({where}: {first['msg']})", file=str(file)
         ) from None
 
 
 def _stated_by_folder(path: Path) -> bytes:
     place = path / PROVENANCE
     if place.is_file():
+        require_readable(place)
         return place.read_bytes()
     if (path / SUMS).is_file():
         raise errors.CheckpointError("the provenance is gone", file=str(place))
@@ -148,62 +111,25 @@ def _stated_by_folder(path: Path) -> bytes:
 
 
 def _stated_by_file(path: Path, checkpoint: Checkpoint) -> bytes:
-    stated = checkpoint.metadata.get("stockpot")
-    found = read_provenance(path) if checkpoint.is_pickle else stated.encode() if stated else None
+    """The provenance inside a file whose frame, all but the bytes of its tensors, is the one that was sealed."""
+    if checkpoint.is_pickle:
+        found, sealed = read_provenance(path), is_sealed_archive(path)
+        if damaged := damaged_member(path) if found or sealed is not None else None:
+            raise errors.PickleFormatError("a member of the archive is damaged", file=str(path), tensor=damaged)
+        if (found, sealed) != (None, None) and not (found and sealed):
+            raise errors.PickleFormatError("outside its tensors the archive is not the one written", file=str(path))
+    else:
+        stated = checkpoint.metadata.get("stockpot")
+        found = None if stated is None else stated.encode("utf-8", "surrogatepass")
+        if (stated is not None or SEAL in checkpoint.metadata) and not is_sealed_header(path):
+            raise errors.HeaderSyntaxError("the header is not the one written", file=str(path))
     if found is None:
         raise errors.NotAnOutputError("not an output of stockpot", file=str(path), expected="provenance inside it")
-    if not checkpoint.is_pickle and not is_sealed_header(path):
-        raise errors.HeaderSyntaxError("the header is not the one written", file=str(path))
-    if checkpoint.is_pickle and (damaged := damaged_member(path)):
-        raise errors.PickleFormatError("a member of the archive is damaged", file=str(path), tensor=damaged)
     return found
 
 
-def _check_sums(path: Path, problems: list[str]) -> int:
-    """The small files against SHA256SUMS."""
-    place = path / SUMS
-    if not place.is_file():
-        if (path / PROVENANCE).is_file():
-            problems.append(f"{SUMS}: missing")
-        return 0
-    lines = place.read_text("utf-8", errors="replace").splitlines()
-    listed = {line.partition("  ")[2] for line in lines}
-    found = (entry.relative_to(path) for entry in path.rglob("[!.]*") if entry.is_file() and not entry.is_symlink())
-    present = {str(entry) for entry in found if all(map(is_side_folder, entry.parts[:-1]))}
-    geometry = {GEOMETRY} & present
-    unlisted = {name for name in present - listed - {SUMS} if not is_weight_file(name)} | (geometry - listed)
-    problems += [f"{name}: not in {SUMS}" for name in sorted(unlisted)]
-    for line in lines:
-        digest, _, name = line.partition("  ")
-        if not name or PurePosixPath(name).is_absolute() or ".." in PurePosixPath(name).parts or len(digest) != 64:
-            problems.append(f"{SUMS}: a line that cannot be read: {line[:60]!r}")
-            continue
-        file = path / name
-        if not file.is_file():
-            problems.append(f"{name}: missing")
-        elif hashlib.sha256(file.read_bytes()).hexdigest() != digest:
-            problems.append(f"{name}: its bytes are not those of {SUMS}")
-    return len(lines)
-
-
-def _check_files(path: Path, record: _Record) -> Iterator[str]:
-    for file in record.files:
-        place = path / file.name
-        if not place.is_file():
-            yield f"{file.name}: missing"
-            continue
-        size = place.stat().st_size
-        if size != file.bytes:
-            yield f"{file.name}: {size} bytes, expected {file.bytes}"
-        with place.open("rb") as handle:
-            head = handle.read(8)
-            text = head + handle.read(min(int.from_bytes(head, "little"), 100_000_000))
-        if xxhash.xxh3_128_hexdigest(text) != file.header_xxh3:
-            yield f"{file.name}: its header is not the one written"
-
-
 def _check_tensors(
-    checkpoint: Checkpoint, record: _Record, progress: Callable[[int, int], None] | None
+    checkpoint: Checkpoint, record: Record, progress: Callable[[int, int], None] | None
 ) -> Iterator[str]:
     total, done = checkpoint.total_bytes, 0
     buffer = memoryview(bytearray(PIECE_BYTES))
@@ -212,8 +138,10 @@ def _check_tensors(
             yield f"tensor {name}: missing"
     for name, info in checkpoint.tensors.items():
         if name not in record.tensors:
-            yield f"tensor {name}: not in the provenance"
+            yield f"tensor {name} in {checkpoint.file_of(name)}: not in the provenance"
             continue
+        if info.dtype != record.tensors[name].dtype:
+            yield f"tensor {name} in {checkpoint.file_of(name)}: {info.dtype}, expected {record.tensors[name].dtype}"
         digest = xxhash.xxh3_128()
         for start in range(0, info.nbytes, PIECE_BYTES):
             part = buffer[: min(PIECE_BYTES, info.nbytes - start)]
@@ -224,72 +152,3 @@ def _check_tensors(
                 progress(done, total)
         if digest.hexdigest() != record.tensors[name].xxh3:
             yield f"tensor {name} in {checkpoint.file_of(name)}: its bytes are not those written"
-
-
-def _at_commits(record: _Record, notes: list[str]) -> dict[str, Source]:
-    """Inputs from a hub at the commits that were merged; a revision that means another one by now is noted."""
-    found: dict[str, Source] = {}
-    for said in record.inputs:
-        if not said.commit or said.ref in found:
-            continue
-        found[said.ref] = open_source(said.ref, commit=said.commit)
-        for ref, commit in hub_ids(said.ref, said.commit):
-            try:
-                now = current_commit(ref)
-            except errors.CheckpointError as error:
-                notes.append(f"{ref}: it is not known what it means now ({error.what})")
-                continue
-            if now != commit:
-                notes.append(f"{ref}: means commit {now[:12]} by now; {commit[:12]} was merged, and is compared")
-    return found
-
-
-def _recompute(path: Path, record: _Record, fraction: float, problems: list[str], notes: list[str]) -> int:
-    """Derive a sample of the tensors anew, by the recorded recipe from the recorded inputs."""
-    job = resolve(Recipe.from_data(record.recipe, f"{path}/{PROVENANCE}"))
-    inputs = open_inputs(job, _at_commits(record, notes), adapters=True)
-    given = inputs.given.checkpoints
-    if len(given) != len(record.inputs):
-        problems.append(f"{PROVENANCE}: {len(record.inputs)} inputs, but its recipe has {len(given)}")
-        return 0
-    for checkpoint, said in zip(given, record.inputs, strict=True):
-        found = [(Path(f.path).name, f.size, f.header_digest) for f in checkpoint.files]
-        if found != [(f.name, f.bytes, f.header_xxh3) for f in said.files]:
-            problems.append(f"input {checkpoint.ref}: not the files that were merged")
-            return 0
-    plan = make_plan(job, inputs, path, memory=DEFAULT_MEMORY, workers=None, device="cpu")
-    plan = fetched(plan, side_files=False)
-    tasks, names = _sample(plan, fraction)
-    records = Records()
-    execute(Run(plan, tasks, NullSink(), records))
-    differing = [name for name in names if records.digests[name] != record.tensors[name].xxh3]
-    if differing:
-        problems += _written_since(path, given)
-    problems += [f"tensor {name}: computed anew, its bytes differ" for name in differing]
-    return len(names)
-
-
-def _written_since(path: Path, given: Sequence[Source]) -> list[str]:
-    """Files of inputs with another time than when they were merged, where that was recorded: they may be to blame."""
-    try:
-        recorded = json.loads((path / RUN).read_text("utf-8"))["inputs"]
-        times = {file["path"]: file["mtime_ns"] for files in recorded for file in files}
-    except (OSError, ValueError, KeyError, TypeError):
-        return []
-    return [
-        f"input {source.ref}: {file.path} was written since the merge"
-        for source in given
-        for file in source.files
-        if times.get(file.path, file.mtime_ns) != file.mtime_ns
-    ]
-
-
-def _sample(plan: Plan, fraction: float) -> tuple[list[Task], list[str]]:
-    """Tasks and tensors of a seeded sample of groups; a tensor without a group counts as one."""
-    grouped = {number for group in plan.groups for number in group.slots}
-    units = [group.slots for group in plan.groups] + [(n,) for n in range(len(plan.slots)) if n not in grouped]
-    chosen = random.Random(plan.key).sample(units, max(1, round(fraction * len(units)))) if units else []
-    # Groups are kept whole, so that sums are added as in the merge.
-    names = {plan.slots[number].name for unit in chosen for number in unit}
-    others = frozenset(slot.name for slot in plan.slots) - names
-    return make_tasks(plan, others, frozenset()), [slot.name for slot in plan.slots if slot.name in names]

@@ -158,9 +158,9 @@ def _spans(rows: Sequence[Row], span: int, raw: bool, allow_nonfinite: bool) -> 
 
 
 def minus_differences(grams: NDArray[np.float64]) -> NDArray[np.float64]:
-    """The programs work on w_0 - w_i; inner products with w_0 change sign for w_i - w_0."""
-    np.negative(grams[..., 0, 1:], out=grams[..., 0, 1:])
-    np.negative(grams[..., 1:, 0], out=grams[..., 1:, 0])
+    """The programs work on w_0 - w_i; inner products with w_0 change sign for w_i - w_0, but zero has none."""
+    np.subtract(0.0, grams[..., 0, 1:], out=grams[..., 0, 1:])
+    np.subtract(0.0, grams[..., 1:, 0], out=grams[..., 1:, 0])
     return grams
 
 

@@ -1,0 +1,52 @@
+"""What lies beside the weights in a folder that was merged: the merge writes it, ``verify --recompute`` derives it."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from stockpot.checkpoint import CONFIG, Part, part_of
+from stockpot.engine import _provenance as prov
+from stockpot.engine._plan import Group, Plan
+from stockpot.engine._records import Records
+from stockpot.engine._side_files import adapted_config, side_files
+
+
+def record_adapters(plan: Plan, records: Records) -> None:
+    """The coefficients of merged adapters, which no group of tensors has."""
+    if (merged := plan.inputs.adapters) is not None:
+        for group, mixture in merged.mixtures().items():
+            records.add(Group(group, ()), mixture)
+
+
+def copied_files(plan: Plan) -> dict[str, Path]:
+    """Side files of the template that come along as they are."""
+    own = {part.prefix + CONFIG for part in plan.template.parts} | set(_of_adapters(plan))
+    return {name: path for name, path in side_files(plan.template).items() if name not in own}
+
+
+def made_files(plan: Plan, records: Records, content: Mapping[str, Any]) -> dict[str, bytes]:
+    """Configurations, indexes, recipe, card and provenance: all that follows from the plan and its records."""
+    beside, made = side_files(plan.template), _of_adapters(plan)
+    for part in plan.template.parts:
+        if (name := part.prefix + CONFIG) in beside:
+            made[name] = _config(plan, records, part, beside[name].read_bytes())
+    made.update(plan.layout.indexes)
+    made[prov.RECIPE] = plan.job.recipe.to_yaml().encode("utf-8", "backslashreplace")
+    made[prov.CARD] = prov.model_card(plan, records)
+    made[prov.PROVENANCE] = prov.as_json(content)
+    return made
+
+
+def _of_adapters(plan: Plan) -> dict[str, bytes]:
+    return dict(plan.inputs.adapters.own_files) if plan.inputs.adapters is not None else {}
+
+
+def _config(plan: Plan, records: Records, part: Part, content: bytes) -> bytes:
+    own = [slot for slot in plan.slots if part_of(slot.name, plan.template.parts) == part]
+    dtypes = {slot.dtype for slot in own if slot.action == "merge"}
+    # Where both came out the same, tying them loses nothing; a library that does not may look for more than these two.
+    digests = records.digests
+    untied = {name for name, other in plan.alignment.untied.items() if digests.get(name) != digests.get(other)}
+    return adapted_config(content, dtypes, any(slot.name in untied for slot in own))

@@ -1,0 +1,258 @@
+"""The files of an output folder against its sums, its provenance, and one another. Nothing of the inputs is read."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator
+from pathlib import Path, PurePosixPath
+from typing import Any
+
+import numpy as np
+import xxhash
+from pydantic import BaseModel, ConfigDict, Field
+
+from stockpot import errors
+from stockpot.checkpoint import (
+    CONFIG,
+    Checkpoint,
+    Part,
+    header_of,
+    is_mergeable,
+    is_side_folder,
+    open_local,
+    part_of,
+    require_readable,
+)
+from stockpot.engine._job import Job, resolve
+from stockpot.engine._plan import Group
+from stockpot.engine._provenance import CARD, PROVENANCE, RECIPE, RUN
+from stockpot.engine._records import Records
+from stockpot.engine._side_files import adapted_config
+from stockpot.engine._sinks import GEOMETRY
+from stockpot.engine._sums import SUMS, file_sum, read_sums
+from stockpot.measure import unpack
+from stockpot.recipe import Recipe
+
+
+class _Kept(BaseModel):
+    """What we do not check is kept too."""
+
+    model_config = ConfigDict(extra="allow")
+
+
+class FileRecord(_Kept):
+    """A file of weights as the provenance has it."""
+
+    name: str
+    bytes: int
+    header_xxh3: str
+
+
+class InputRecord(_Kept):
+    """An input as the provenance has it."""
+
+    ref: str
+    commit: str = ""
+    files: list[FileRecord]
+
+
+class TensorRecord(_Kept):
+    """A tensor as the provenance has it."""
+
+    dtype: str
+    xxh3: str
+
+
+class DecisionRecord(_Kept):
+    """What became of a tensor that was not merged like the others."""
+
+    tensor: str
+
+
+class Record(_Kept):
+    """What is checked of the provenance; everything else in it is for people."""
+
+    stockpot: str
+    torch: str
+    device: str
+    recipe: dict[str, Any]
+    inputs: list[InputRecord] = Field(min_length=1)
+    files: list[FileRecord]
+    groups: dict[str, dict[str, Any]]
+    decisions: list[DecisionRecord]
+    tensors: dict[str, TensorRecord]
+    chosen: dict[str, Any] | None = None
+
+
+def check_sums(path: Path) -> tuple[list[str], int]:
+    """What is wrong with the small files, by SHA256SUMS; and how many it lists."""
+    place = path / SUMS
+    if not place.is_file():
+        return ([f"{SUMS}: missing"] if (path / PROVENANCE).is_file() else []), 0
+    require_readable(place)
+    listed, problems = read_sums(place.read_bytes())
+    for name, digest in listed.items():
+        file = path / name
+        if _leads_out(name):
+            problems.append(f"{SUMS}: lists {name!r}, which is outside")
+        elif not file.is_file():
+            problems.append(f"{name}: missing, and {SUMS} lists it")
+        else:
+            require_readable(file)
+            if file_sum(file) != digest:
+                problems.append(f"{name}: its bytes are not those of {SUMS}")
+    return problems, len(listed)
+
+
+def check_listed(path: Path, record: Record) -> Iterator[str]:
+    """Files that no record speaks of; hidden ones, and folders that training leaves, are not looked at."""
+    place = path / SUMS
+    known = {
+        SUMS,
+        *(file.name for file in record.files),
+        *(read_sums(place.read_bytes())[0] if place.is_file() else ()),
+    }
+    for entry in sorted(path.rglob("[!.]*")):
+        inside = entry.relative_to(path)
+        if entry.is_dir() and not entry.is_symlink():
+            continue
+        if str(inside) not in known and all(map(is_side_folder, inside.parts[:-1])):
+            yield f"{inside}: not in {SUMS}, and no weights that were written"
+
+
+def check_files(path: Path, record: Record) -> Iterator[str]:
+    """Size and header of each file of weights."""
+    for file in record.files:
+        place = path / file.name
+        if _leads_out(file.name):
+            yield f"{PROVENANCE}: speaks of the file {file.name!r}, which is outside"
+        elif not place.is_file():
+            yield f"{file.name}: missing"
+        elif (size := place.stat().st_size) != file.bytes:
+            yield f"{file.name}: {size} bytes, expected {file.bytes}"
+        elif xxhash.xxh3_128_hexdigest(header_of(place)) != file.header_xxh3:
+            yield f"{file.name}: its header is not the one written"
+
+
+def _leads_out(name: str) -> bool:
+    pure = PurePosixPath(name)
+    return not name or "\0" in name or pure.is_absolute() or ".." in pure.parts
+
+
+def check_agreement(path: Path, record: Record, checkpoint: Checkpoint) -> Iterator[str]:
+    """Recipe, indexes, configurations, inner products, run and card against the provenance and the weights."""
+    try:
+        recipe = Recipe.from_data(record.recipe, f"{path}/{PROVENANCE}")
+        if Recipe.from_file(path / RECIPE) != recipe:
+            yield f"{RECIPE}: not the recipe that {PROVENANCE} records"
+        yield from _check_grams(path / GEOMETRY, resolve(recipe), record)
+    except errors.StockpotError as error:
+        yield error.line()
+    for part in checkpoint.parts:
+        yield from _check_part(path, part, record, checkpoint)
+    yield from _check_run(_json(path / RUN), record)
+    yield from _check_card(path, record)
+
+
+def _bytes(file: Path) -> bytes:
+    """What a regular file holds; a pipe would keep us waiting."""
+    try:
+        return file.read_bytes() if file.is_file() else b""
+    except OSError:
+        return b""
+
+
+def _json(file: Path) -> Any:
+    try:
+        return json.loads(_bytes(file))
+    except (ValueError, RecursionError):
+        return None
+
+
+def _check_part(path: Path, part: Part, record: Record, checkpoint: Checkpoint) -> Iterator[str]:
+    own = [info for info in checkpoint.tensors.values() if part_of(info.name, checkpoint.parts) == part]
+    index = f"{part.prefix}{part.stem}.safetensors.index.json"
+    files = {info.file for info in own}
+    if (path / index).exists() or len(files) > 1:
+        content = _json(path / index)
+        stated = content.get("metadata") if isinstance(content, dict) else None
+        total = sum(info.nbytes for info in own)
+        if not isinstance(stated, dict) or stated.get("total_size") != total:
+            yield f"{index}: its metadata does not say total_size {total}"
+    config = path / part.prefix / CONFIG
+    decided = {decision.tensor for decision in record.decisions}
+    floats = [info for info in own if is_mergeable(info.dtype)]
+    dtypes = {info.dtype for info in floats}
+    # Only where all have one dtype, and some of them was merged, it is known what the configuration was made to say.
+    if len(dtypes) == 1 and record.groups and any(i.name not in decided for i in floats) and config.is_file():
+        content = _bytes(config)
+        if adapted_config(content, dtypes, False) != content:
+            yield f"{part.prefix}{CONFIG}: states another dtype than the weights have"
+
+
+def _check_grams(file: Path, job: Job, record: Record) -> Iterator[str]:
+    """The inner products give the coefficients that were recorded."""
+    if not job.method.uses_gram or not file.exists():
+        return
+    source = open_local(GEOMETRY, file)
+    records = Records()
+    for name, info in source.tensors.items():
+        size = int(np.sqrt(2 * info.shape[-1])) if info.shape else 0
+        if info.dtype != "F64" or len(info.shape) > 2 or not size or size * (size + 1) // 2 != info.shape[-1]:
+            yield f"{GEOMETRY}: tensor {name} is no upper triangle"
+            continue
+        data = bytearray(info.nbytes)
+        source.read_into(info, 0, memoryview(data))
+        gram = unpack(np.frombuffer(data).reshape(info.shape), size)
+        rows = info.shape[0] if len(info.shape) > 1 else 0
+        try:
+            mixture = job.method(gram, job.values)
+        except errors.MethodError as error:
+            yield f"{GEOMETRY}: tensor {name}: {error.what}"
+            continue
+        group = Group(name, (), rows)
+        if rows:
+            records.add_rows(group, 0, mixture)
+            records.finish_rows(group)
+        else:
+            records.add(group, mixture)
+    yield from differing_groups(records, record, f"{GEOMETRY} gives other coefficients than {PROVENANCE}")
+    yield from (f"{GEOMETRY}: tensor {name}: missing" for name in record.groups if name not in source.tensors)
+
+
+def differing_groups(records: Records, record: Record, what: str) -> Iterator[str]:
+    """Groups whose coefficients are not those recorded."""
+    for name, found in sorted(records.groups.items()):
+        if not _is_close(json.loads(json.dumps(found.data())), record.groups.get(name)):
+            yield f"tensor {name}: {what}"
+
+
+def _is_close(one: object, other: object) -> bool:
+    """Equal but for the last digits, in which processors may differ."""
+    if isinstance(one, float) and isinstance(other, float):
+        return (
+            one == other
+            or (one != one and other != other)
+            or abs(one - other) <= 1e-9 * max(abs(one), abs(other), 1e-3)
+        )
+    if isinstance(one, list) and isinstance(other, list):
+        return len(one) == len(other) and all(map(_is_close, one, other))
+    if isinstance(one, dict) and isinstance(other, dict):
+        return one.keys() == other.keys() and all(_is_close(value, other[key]) for key, value in one.items())
+    return one == other
+
+
+def _check_run(content: Any, record: Record) -> Iterator[str]:
+    try:
+        found = [[(file["bytes"], file["header_xxh3"]) for file in files] for files in content["inputs"]]
+    except (KeyError, TypeError):
+        found = None
+    if found != [[(file.bytes, file.header_xxh3) for file in said.files] for said in record.inputs]:
+        yield f"{RUN}: not the inputs that {PROVENANCE} records"
+
+
+def _check_card(path: Path, record: Record) -> Iterator[str]:
+    text, recipe = _bytes(path / CARD), _bytes(path / RECIPE).rstrip()
+    refs = [f"| `{said.ref}`".encode("utf-8", "backslashreplace") for said in record.inputs]
+    if not text.endswith(b"```yaml\n" + recipe + b"\n```\n") or not all(ref in text for ref in refs):
+        yield f"{CARD}: not the recipe and inputs of {PROVENANCE}"
