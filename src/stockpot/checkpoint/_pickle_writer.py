@@ -37,9 +37,15 @@ def offsets(path: Path) -> dict[str, int]:
 
 
 def seal(path: Path, provenance: bytes) -> None:
-    """Fill in the checksums of the storages (they were holes when the archive was made), and add the provenance."""
+    """Fill in the checksums of the storages (they were holes when the archive was made), and add the provenance, in
+    place of that of an earlier run which got this far."""
     with zipfile.ZipFile(path, "a") as archive, path.open("r+b") as handle:
         prefix = archive.infolist()[0].filename.split("/", 1)[0]
+        member = archive.filelist[-1]
+        if member.filename == f"{prefix}/{PROVENANCE_MEMBER}":  # what is added goes where it began
+            archive.filelist.remove(member)
+            archive.NameToInfo.pop(member.filename)
+            archive.start_dir = member.header_offset
         for member in archive.infolist():
             if not member.filename.startswith(f"{prefix}/data/") or not member.file_size:
                 continue
