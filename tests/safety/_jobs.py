@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import contextlib
+import os
 import shutil
 import sys
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -52,12 +54,16 @@ def _model(path: Path, number: int) -> Path:
 
 @dataclass(frozen=True)
 class Job:
-    """One merge into ``name`` in a folder; ``before`` makes what lies in that folder already."""
+    """One merge into ``name`` in a folder; ``before`` makes what lies in that folder already.
+
+    ``options`` of the command line: ``--overwrite``, ``--no-resume``.
+    """
 
     inputs: Sequence[Path]
     name: str
     options: tuple[str, ...] = ()
     before: Callable[[Job, Path], None] = lambda job, place: None
+    shard_size: str | None = None
     where: str = ""
     """Folders between that folder and OUT, which the merge must make."""
 
@@ -70,7 +76,8 @@ class Job:
         program = ["-c", OFTEN] if often else ["-m", "stockpot"]
         base, *models = map(str, self.inputs)
         inputs = ["--method", "model_stock", "--base", base, *models]
-        return [sys.executable, *program, "merge", *inputs, "--out", str(self.out(place)), *self.options, *more]
+        sized = ["--shard-size", self.shard_size] if self.shard_size else []
+        return [sys.executable, *program, "merge", *inputs, "--out", str(self.out(place)), *sized, *self.options, *more]
 
     @property
     def replaces(self) -> bool:
@@ -85,6 +92,7 @@ class Job:
             base=str(base),
             models=[str(model) for model in models],
             out=self.out(place),
+            shard_size=self.shard_size,
             overwrite=overwrite or self.replaces,
             resume="--no-resume" not in self.options,
         )
@@ -150,6 +158,15 @@ def _cut_off(job: Job, place: Path, shard_size: str | None = None) -> None:
         patch.setattr("stockpot.engine._merge._finish", cut)
         with pytest.raises(OSError, match="cut off"):
             stockpot.merge("model_stock", base=base, models=models, out=job.out(place), shard_size=shard_size)
+
+
+@contextlib.contextmanager
+def without_syncing() -> Iterator[None]:
+    """Nothing waits for the disk meanwhile: no power is lost while what was left is looked at."""
+    with pytest.MonkeyPatch.context() as patch:
+        for sync in ("fsync", "fdatasync"):
+            patch.setattr(os, sync, lambda _: None)
+        yield
 
 
 def undisturbed(job: Job, place: Path) -> dict[str, bytes]:

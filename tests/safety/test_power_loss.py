@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import random
 import shutil
 import subprocess
@@ -15,7 +14,7 @@ import pytest
 
 from stockpot.checkpoint import repair
 
-from ._jobs import Job, made_of, old_output, others_partial, own_partial, undisturbed, write_inputs
+from ._jobs import Job, made_of, old_output, others_partial, own_partial, undisturbed, without_syncing, write_inputs
 from ._layer import Call, Layer, calls
 from ._power import MODES, Disk
 from .conftest import Campaign
@@ -106,14 +105,12 @@ def test_power_lost_at_any_moment(
     facts: dict[str, dict[str, object]],
     campaign: Campaign,
     tmp_path: Path,
-    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     """Whatever of the unsynced names and bytes is on disk: never half an OUT, no byte trusted that is not there."""
     job = JOBS[case](inputs)
     run = recorded(case, job, layer, tmp_path)
-    for sync in ("fsync", "fdatasync"):
-        monkeypatch.setattr(os, sync, lambda _: None)
-    facts[case] = lose_power(case, job, run, tmp_path, campaign.times(STATES, STATES_IN_SOAK))
+    with without_syncing():
+        facts[case] = lose_power(case, job, run, tmp_path, campaign.times(STATES, STATES_IN_SOAK))
     campaign.record("power-loss", failures=0, jobs=facts)
 
 
