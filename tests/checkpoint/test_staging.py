@@ -277,16 +277,36 @@ def test_cut_between_the_two_renames_is_repaired(tmp_path: Path, monkeypatch: py
 
 
 def test_repair_leaves_others_alone(tmp_path: Path) -> None:
-    """A folder OUT.old that stockpot did not make, or beside an OUT, stays."""
+    """A folder OUT.old that no merge has put aside stays where it is, made by stockpot or not, beside an OUT or not."""
     out, old = tmp_path / "out", tmp_path / "out.old"
     old.mkdir()
     (old / "thesis.txt").touch()
     repair(out)
     assert old.is_dir()
     (old / "stockpot.json").touch()
+    repair(out)
+    assert old.is_dir()
     out.mkdir()
     repair(out)
     assert old.is_dir()
+
+
+def test_what_lies_at_the_place_of_the_old_output(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """An OUT.old of the user is not removed to make room where two renames are needed; without it the merge ends."""
+    monkeypatch.setattr(_replacing, "exchange", lambda *_: False)
+    out, old = tmp_path / "out", tmp_path / "out.old"
+    old_output(out)
+    old.mkdir()
+    (old / "stockpot.json").write_text("of last year")
+    staging = filled(out)
+    with pytest.raises(errors.RunError, match=r"out\.old.*move it away"):
+        staging.commit()
+    staging.keep()
+    assert (old / "stockpot.json").read_text() == "of last year"
+    assert (out / "w").read_text() == "old!"
+    old.rename(tmp_path / "elsewhere")
+    filled(out).commit()
+    assert (out / "w").read_bytes() == b"new!"
 
 
 @pytest.mark.parametrize(("code", "remedy"), [(errno.ENOSPC, "free some space"), (errno.EIO, "check the disk")])

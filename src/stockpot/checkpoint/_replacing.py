@@ -17,6 +17,7 @@ from pathlib import Path
 from typing import Any
 
 from stockpot import errors
+from stockpot.checkpoint._descriptors import opened
 from stockpot.checkpoint._journal import decode
 
 JOURNAL = ".stockpot-journal"
@@ -36,7 +37,7 @@ def partial_of(out: Path) -> Path:
 def sync_folder(folder: Path) -> None:
     """The names in it are on disk afterwards."""
     try:
-        fd = os.open(folder, os.O_RDONLY | os.O_DIRECTORY)
+        fd = opened(folder, os.O_RDONLY | os.O_DIRECTORY)
         try:
             os.fsync(fd)
         finally:

@@ -125,16 +125,18 @@ class Staging:
                 self._journal = self._open_journal(key, resume, overwrite)
                 self._sync_places()
             except BaseException as error:
+                os.close(self._lock)
                 if isinstance(error, OSError) and not isinstance(error, errors.StockpotError):
                     self._remove()
-                os.close(self._lock)
                 raise
         except errors.StockpotError:
             raise
         except OSError as error:
             self._remove_folders()
             raise errors.OutputError(
-                f"the output cannot be written there ({error.strerror})", file=str(out), remedy="choose another --out"
+                f"the output cannot be written there ({error.strerror})",
+                file=str(out),
+                remedy=_REMEDIES.get(error.errno or 0, "choose another --out"),
             ) from None
 
     @property
@@ -167,7 +169,7 @@ class Staging:
                 remedy="choose another --out, or mount it with locks",
             ) from None
         os.ftruncate(fd, 0)
-        os.pwrite(fd, _holder(), 0)
+        _write_all(fd, memoryview(_holder()), 0)
         return fd
 
     def _open_journal(self, key: str, resume: bool, overwrite: bool) -> Journal:
@@ -274,8 +276,10 @@ class Staging:
         with self._mutex:
             self._pending.append(dict(record))
         if self._syncer is None:
-            self._syncer = threading.Thread(target=self._sync_loop, name="stockpot-sync", daemon=True)
-            self._syncer.start()
+            syncer = threading.Thread(target=self._sync_loop, name="stockpot-sync", daemon=True)
+            with contextlib.suppress(RuntimeError):  # no more threads: what is finished is synced at the end
+                syncer.start()
+                self._syncer = syncer
 
     def _sync_loop(self) -> None:
         while not self._stop:
@@ -326,10 +330,15 @@ class Staging:
         digest = hashlib.sha256()
 
         def pieces() -> Iterator[bytes]:
-            with source.open("rb") as file:
-                while piece := file.read(COPY_BYTES):
-                    digest.update(piece)
-                    yield piece
+            try:
+                with open(opened(source, os.O_RDONLY), "rb") as file:
+                    while piece := file.read(COPY_BYTES):
+                        digest.update(piece)
+                        yield piece
+            except OSError as error:
+                raise errors.RunError(
+                    f"reading failed ({error.strerror})", file=str(source), remedy="check the disk"
+                ) from error
 
         self._write_whole(name, pieces())
         return digest.hexdigest()
@@ -338,7 +347,7 @@ class Staging:
         path = self.folder / name
         try:
             self._make_folders(path)
-            fd = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_CLOEXEC | os.O_NOFOLLOW, 0o666)
+            fd = opened(path, os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_NOFOLLOW)
             try:
                 end = 0
                 for piece in pieces:
@@ -446,8 +455,14 @@ def _write_all(fd: int, data: memoryview, offset: int) -> None:
         data, offset = data[done:], offset + done
 
 
+_REMEDIES = {
+    **dict.fromkeys((errno.ENOSPC, errno.EDQUOT), "free some space"),
+    **dict.fromkeys((errno.EMFILE, errno.ENFILE), "allow the process more open files (ulimit -n)"),
+}
+
+
 def _write_error(error: OSError, path: Path) -> errors.RunError:
-    remedy = (
-        "free some space, then run the same command: it goes on" if error.errno == errno.ENOSPC else "check the disk"
+    remedy = _REMEDIES.get(error.errno or 0, "check the disk")
+    return errors.RunError(
+        f"writing failed ({error.strerror})", file=str(path), remedy=f"{remedy}, then run the same command: it goes on"
     )
-    return errors.RunError(f"writing failed ({error.strerror})", file=str(path), remedy=remedy)

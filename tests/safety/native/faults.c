@@ -2,8 +2,8 @@
  *
  * FAULTS_UNDER  the folder whose files are meant
  * FAULTS_LOG    where every call is recorded, in order, with the bytes that were written (see _layer.py)
- * FAULTS_RULES  CALL:N:ACTION[:WORD] ...; at the N-th CALL ("any": of all calls; N = 0: at each of them) on a path with
- *               that word: fail (an errno), write half ("short"), die ("before", "torn", "after"), or stand still ("stop")
+ * FAULTS_RULES  CALL:N:ACTION[:WORD] ...; at the N-th CALL ("any": of all calls; N = 0: at each of them; -N: from the N-th on) on a
+ *               path with that word ("$" at its end: that ends so): fail (an errno), write half ("short"), die ("before", "torn", "after"), or stand still ("stop")
  * FAULTS_SLOW   microseconds to wait after each write
  * FAULTS_CLOCK  seconds by which the time of day jumps at each look at it
  * FAULTS_NOSYNC syncing is recorded and left out
@@ -132,15 +132,22 @@ static void die(const char *call, const char *path) {
     for (;;) pause();
 }
 
+static int contains(const char *path, const char *word) {
+    size_t whole = strlen(path), part = strlen(word);
+    if (!part) return 1;
+    if (word[part - 1] != '$') return strstr(path, word) != NULL;
+    return whole >= part - 1 && !strncmp(path + whole - (part - 1), word, part - 1);
+}
+
 /* The rule that applies to this call, NULL for none. It fails, dies or stands still here where it is told to. */
 static Rule *judge(const char *call, const char *path) {
     Rule *found = NULL;
     for (int n = 0; n < rule_count; n++) {
         Rule *rule = &rules[n];
         if (strcmp(rule->call, "any") && strcmp(rule->call, call)) continue;
-        if (rule->word[0] && strstr(path, rule->word) == NULL) continue;
+        if (!contains(path, rule->word)) continue;
         rule->seen++;
-        if (rule->number == 0 || rule->seen == rule->number) found = rule;
+        if (rule->number > 0 ? rule->seen == rule->number : rule->seen >= -rule->number) found = rule;
     }
     if (found != NULL && found->dies_before) die(call, path);
     if (found != NULL && found->stops) {
