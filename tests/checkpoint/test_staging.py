@@ -13,7 +13,7 @@ from pathlib import Path
 import pytest
 
 from stockpot import errors
-from stockpot.checkpoint import Staging, _staging, partial_of, repair, require_outside
+from stockpot.checkpoint import Staging, _replacing, _staging, partial_of, repair, require_outside
 from stockpot.checkpoint._journal import decode
 
 HOLD = """
@@ -205,7 +205,7 @@ def test_discard_keeps_what_was_there(tmp_path: Path) -> None:
 def test_old_output_is_replaced_whole(exchange: bool, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """An old OUT is replaced, with the system's exchange or with two renames; nothing of it is left."""
     if not exchange:
-        monkeypatch.setattr(_staging, "_exchange", lambda *_: False)
+        monkeypatch.setattr(_replacing, "exchange", lambda *_: False)
     out = tmp_path / "out"
     old_output(out)
     (out / "sub").mkdir()
@@ -232,7 +232,7 @@ def test_exchange_is_one_step(tmp_path: Path) -> None:
     (one / "1").touch()
     if not can_exchange(tmp_path):
         pytest.skip("this system or file system cannot exchange two names (renameat2)")
-    assert _staging._exchange(one, two)
+    assert _replacing.exchange(one, two)
     assert (two / "1").exists()
     assert not (one / "1").exists()
 
@@ -255,7 +255,7 @@ def test_failure_before_the_rename_changes_nothing(tmp_path: Path) -> None:
 
 def test_cut_between_the_two_renames_is_repaired(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Cut off between moving the old OUT away and the new one in, the old one comes back on the next run."""
-    monkeypatch.setattr(_staging, "_exchange", lambda *_: False)
+    monkeypatch.setattr(_replacing, "exchange", lambda *_: False)
     out = tmp_path / "out"
     old_output(out)
     staging = filled(out)
@@ -277,16 +277,36 @@ def test_cut_between_the_two_renames_is_repaired(tmp_path: Path, monkeypatch: py
 
 
 def test_repair_leaves_others_alone(tmp_path: Path) -> None:
-    """A folder OUT.old that stockpot did not make, or beside an OUT, stays."""
+    """A folder OUT.old that no merge has put aside stays where it is, made by stockpot or not, beside an OUT or not."""
     out, old = tmp_path / "out", tmp_path / "out.old"
     old.mkdir()
     (old / "thesis.txt").touch()
     repair(out)
     assert old.is_dir()
     (old / "stockpot.json").touch()
+    repair(out)
+    assert old.is_dir()
     out.mkdir()
     repair(out)
     assert old.is_dir()
+
+
+def test_what_lies_at_the_place_of_the_old_output(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """An OUT.old of the user is not removed to make room where two renames are needed; without it the merge ends."""
+    monkeypatch.setattr(_replacing, "exchange", lambda *_: False)
+    out, old = tmp_path / "out", tmp_path / "out.old"
+    old_output(out)
+    old.mkdir()
+    (old / "stockpot.json").write_text("of last year")
+    staging = filled(out)
+    with pytest.raises(errors.RunError, match=r"out\.old.*move it away"):
+        staging.commit()
+    staging.keep()
+    assert (old / "stockpot.json").read_text() == "of last year"
+    assert (out / "w").read_text() == "old!"
+    old.rename(tmp_path / "elsewhere")
+    filled(out).commit()
+    assert (out / "w").read_bytes() == b"new!"
 
 
 @pytest.mark.parametrize(("code", "remedy"), [(errno.ENOSPC, "free some space"), (errno.EIO, "check the disk")])

@@ -306,17 +306,19 @@ def test_partial_whose_files_are_not_whole(
 def test_one_file_whose_partial_outlived_it(
     suffix: str, program: Program, kitchen: Kitchen, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Cut off between the rename of one file and the removal of its partial: the same command again gives the same."""
+    """Cut off between the rename of one file and the removal of its partial: the next run removes what is left."""
     out = kitchen.root / f"out{suffix}"
 
     def cut_off(*_: object, **__: object) -> None:
         raise OSError(5, "power cut")
 
     with monkeypatch.context() as patch:
-        patch.setattr(shutil, "rmtree", cut_off)
+        patch.setattr("stockpot.checkpoint._staging.remove_partial", cut_off)
         assert program(*kitchen.stock(out=out)).code == 1
     straight = out.read_bytes()
     assert out.with_name(out.name + ".partial").is_dir()
+    check_error(program(*kitchen.stock(out=out)), 2, ["the output exists"])
+    assert not out.with_name(out.name + ".partial").exists()
     program.does(*kitchen.stock("--overwrite", out=out))
     assert out.read_bytes() == straight
     program.does("verify", out)

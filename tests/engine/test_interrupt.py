@@ -1,9 +1,8 @@
-"""All or nothing: real processes are killed, interrupted, doubled and deceived."""
+"""All or nothing: real processes are interrupted, doubled and deceived (killed: tests/safety/test_kills.py)."""
 
 from __future__ import annotations
 
 import os
-import random
 import shutil
 import signal
 import subprocess
@@ -24,8 +23,6 @@ from ._processes import command, ended, frozen, has_written, journal_lines, last
 LAYERS, ROWS, COLUMNS, MODELS = 48, 400, 1024, 3
 """79 MB for each of four inputs, 79 MB of output."""
 OUTPUT_BYTES = LAYERS * ROWS * COLUMNS * 4
-KILLS_EARLY, KILLS_LATE = 3, 7
-"""While the program loads; and while it merges."""
 SYNC_SECONDS = 1.2
 """A little more than the time after which what is finished is put on disk and journaled."""
 
@@ -132,48 +129,6 @@ def check_whole(work: Work, out: Path) -> None:
     assert [name for name in work.expected if found.get(name) != work.expected[name]] == []
     assert found.keys() == work.expected.keys()
     assert sorted(path.name for path in out.parent.iterdir()) == [out.name]
-
-
-def test_killed_at_any_moment(work: Work, out: Path) -> None:
-    """``kill -9`` leaves nothing or everything; the same command goes on from there to the same bytes."""
-    choose = random.Random(20240322)
-    early = [work.loading_seconds * (n + choose.random()) / KILLS_EARLY for n in range(KILLS_EARLY)]
-    late = [0.9 * (n + choose.random()) / KILLS_LATE for n in range(KILLS_LATE)]
-    resumed = []
-    kills = [(True, moment) for moment in early] + [(False, moment) for moment in late]
-    for number, (is_early, moment) in enumerate(kills):
-        label = f"killed {moment:.2f} s after its start" if is_early else f"killed at {moment:.2f} of its writing"
-        with started(work.command(out)) as process:
-            if is_early:
-                lasts(process, moment)
-            else:  # by what it has written, however fast the machine is today
-                half, whole = (int(share * moment * OUTPUT_BYTES) for share in (0.5, 1.0))
-                if number % 3 == 1 and reaches(process, lambda half=half: has_written(process, half)):
-                    with frozen(process):
-                        lasts(process, SYNC_SECONDS)
-                reaches(process, lambda whole=whole: has_written(process, whole))
-            process.kill()
-            ended(process)
-        if out.exists():
-            assert stockpot.verify(out).problems == (), label
-            if not partial(out).exists():
-                check_whole(work, out)
-            shutil.rmtree(out)
-            continue
-        if not partial(out).exists():
-            assert is_early, f"{label}: it left nothing at all"
-            continue
-        result = run(work.command(out))
-        assert result.code == 0, f"{label}: {result.stderr}"
-        record = result.record
-        assert 0 <= record["resumed_tensors"] <= work.tensors
-        if record["resumed_tensors"]:
-            assert record["bytes_read"] < work.bytes_read, label
-        resumed.append(record["resumed_tensors"])
-        check_whole(work, out)
-        shutil.rmtree(out)
-    assert len(resumed) >= KILLS_LATE // 2, "hardly any kill came between the first file and the end"
-    assert any(resumed), f"no run had anything to go on from: {resumed}"
 
 
 def test_killed_again_and_again(work: Work, unfinished: Path, out: Path) -> None:

@@ -92,8 +92,15 @@ def read_files(
     aliases: dict[str, str] = {}
     first = len(contents.files)
     for number, name in enumerate(names, first):
-        with place.open(name) as handle:
-            infos, own_aliases, own_metadata, unwrapped, digest = _read_file(handle, place.label(name), number)
+        try:
+            with place.open(name) as handle:
+                infos, own_aliases, own_metadata, unwrapped, digest = _read_file(handle, place.label(name), number)
+        except errors.StockpotError:
+            raise
+        except OSError as error:
+            raise errors.RunError(
+                f"reading failed ({error.strerror})", file=place.label(name), remedy="check the disk"
+            ) from error
         contents.files.append(place.identity(name, digest))
         contents.notes += [f"{name}: {said}" for said in unwrapped]
         metadata.update(own_metadata)

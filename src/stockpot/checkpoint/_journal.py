@@ -49,11 +49,13 @@ class Journal:
         os.ftruncate(self._fd, intact)
         os.lseek(self._fd, 0, os.SEEK_END)
 
-    def forget(self) -> None:
-        """Drop all records but the first, which names the job."""
-        self.records = self.records[:1]
+    def forget(self, keep: int = 1) -> None:
+        """Drop all records but the first ones (the very first names the job), on disk too: what they spoke of is about
+        to be written over."""
+        self.records = self.records[:keep]
         os.ftruncate(self._fd, len(b"".join(map(encode, self.records))))
         os.lseek(self._fd, 0, os.SEEK_END)
+        os.fdatasync(self._fd)
 
     def commit(self, lines: bytes) -> None:
         """Append whole lines and wait until they are on disk."""

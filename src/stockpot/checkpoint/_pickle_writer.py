@@ -51,10 +51,14 @@ def seal(path: Path, provenance: bytes) -> None:
     with zipfile.ZipFile(path, "a") as archive, path.open("r+b") as handle:
         prefix = archive.infolist()[0].filename.split("/", 1)[0]
         name = f"{prefix}/{PROVENANCE_MEMBER}"
-        if name not in archive.namelist():  # else the same job was stopped after it had done this
-            _fill_checksums(archive, handle, prefix)
-            archive.writestr(zipfile.ZipInfo(name), provenance)
-            archive.comment = _SEAL + b"0" * _DIGITS
+        member = archive.filelist[-1]
+        if member.filename == name:  # of an earlier run which got this far: what is added goes where it began
+            archive.filelist.remove(member)
+            archive.NameToInfo.pop(name)
+            archive.start_dir = member.header_offset
+        _fill_checksums(archive, handle, prefix)
+        archive.writestr(zipfile.ZipInfo(name), provenance)
+        archive.comment = _SEAL + b"0" * _DIGITS
     with path.open("r+b") as handle:
         digest = _frame_digest(handle, str(path))
         handle.seek(-_DIGITS, io.SEEK_END)

@@ -7,12 +7,10 @@ process. ``commit`` syncs everything and renames: OUT is absent, the old one, or
 from __future__ import annotations
 
 import contextlib
-import ctypes
 import errno
 import fcntl
 import hashlib
 import os
-import shutil
 import socket
 import threading
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
@@ -24,18 +22,20 @@ from stockpot.checkpoint._descriptors import Descriptors, opened
 from stockpot.checkpoint._journal import Journal, encode
 from stockpot.checkpoint._layout import Spec
 from stockpot.checkpoint._pickle_writer import offsets, read_provenance, seal, write_skeleton
+from stockpot.checkpoint._replacing import (
+    CLOSING,
+    JOURNAL,
+    LOCK,
+    empty,
+    partial_of,
+    remove_partial,
+    replace,
+    sync_folder,
+)
 
-JOURNAL = ".stockpot-journal"
-LOCK = ".stockpot-lock"
 MARK = "stockpot.json"
 SYNC_SECONDS = 1.0
 COPY_BYTES = 4 << 20
-_AT_FDCWD, _RENAME_EXCHANGE = -100, 2
-
-
-def partial_of(out: Path) -> Path:
-    """Where OUT is staged."""
-    return out.with_name(out.name + ".partial")
 
 
 def require_outside(out: Path, inputs: Iterable[Path]) -> None:
@@ -107,6 +107,8 @@ class Staging:
         self.existed = self.folder.exists()
         self._files = Descriptors[str](lambda name: self.folder / name, os.O_RDWR | os.O_NOFOLLOW, os.fdatasync)
         self._unsynced: dict[str, None] = {}
+        self._unsynced_folders: dict[Path, None] = {}
+        self._sizes: dict[str, int] = {}
         self._pending: list[dict[str, Any]] = []
         self._mutex = threading.Lock()
         self._wake = threading.Event()
@@ -119,12 +121,22 @@ class Staging:
         try:
             self.folder.mkdir(parents=True, exist_ok=True)
             self._lock = self._take_lock()
-            self._journal = self._open_journal(key, resume, overwrite)
-        except OSError as error:
-            if isinstance(error, errors.StockpotError):
+            try:
+                self._journal = self._open_journal(key, resume, overwrite)
+                self._sync_places()
+            except BaseException as error:
+                os.close(self._lock)
+                if isinstance(error, OSError) and not isinstance(error, errors.StockpotError):
+                    self._remove()
                 raise
+        except errors.StockpotError:
+            raise
+        except OSError as error:
+            self._remove_folders()
             raise errors.OutputError(
-                f"the output cannot be written there ({error.strerror})", file=str(out), remedy="choose another --out"
+                f"the output cannot be written there ({error.strerror})",
+                file=str(out),
+                remedy=_REMEDIES.get(error.errno or 0, "choose another --out"),
             ) from None
 
     @property
@@ -132,18 +144,32 @@ class Staging:
         """Records of what an earlier, interrupted run of the same job has finished."""
         return [record for record in self._journal.records if "job" not in record]
 
+    def _sync_places(self) -> None:
+        """The journal is on disk, and the way to it: before anything that it is to speak of."""
+        for folder in (self.folder, self.folder.parent, *(made.parent for made in self._made)):
+            sync_folder(folder)
+
     def _take_lock(self) -> int:
         fd = os.open(self.folder / LOCK, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC | os.O_NOFOLLOW, 0o666)
         try:
             fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except OSError:
+        except BlockingIOError:
             holder = os.pread(fd, 200, 0).decode(errors="replace").strip() or "another process"
             os.close(fd)
             raise errors.OutputLockedError(
                 "another merge is writing there", file=str(self.folder), got=f"held by {holder}", remedy="wait for it"
             ) from None
+        except OSError as error:
+            os.close(fd)
+            (self.folder / LOCK).unlink()
+            self._remove_folders()
+            raise errors.OutputError(
+                f"the file system there gives no lock ({error.strerror}), so that two merges could spoil each other",
+                file=str(self.folder),
+                remedy="choose another --out, or mount it with locks",
+            ) from None
         os.ftruncate(fd, 0)
-        os.pwrite(fd, f"process {os.getpid()} on {socket.gethostname()}\n".encode(), 0)
+        _write_all(fd, memoryview(_holder()), 0)
         return fd
 
     def _open_journal(self, key: str, resume: bool, overwrite: bool) -> Journal:
@@ -153,13 +179,15 @@ class Staging:
         owner = journal.records[0].get("job") if journal.records else None
         others = [entry for entry in self.folder.iterdir() if entry.name not in (LOCK, JOURNAL)]
         if owner == key and resume:
+            closed = next((n for n, record in enumerate(journal.records) if CLOSING in record), None)
+            if closed is not None:  # cut off at the end, and under way again
+                journal.forget(closed)
             return journal
         if owner != key and (others or owner) and not (overwrite and owner):
             journal.close()
             if not self._continued:  # somebody else's folder: leave no trace in it
                 path.unlink()
                 (self.folder / LOCK).unlink()
-            os.close(self._lock)
             what, remedy = (
                 ("an unfinished output of another job", "finish it with its own command, or --overwrite discards it")
                 if owner
@@ -168,9 +196,8 @@ class Staging:
             raise errors.OutputExistsError(f"{what} is there", file=str(self.folder), remedy=remedy)
         self._continued = False
         journal.close()
+        empty(self.folder)
         path.unlink()
-        for entry in others:
-            shutil.rmtree(entry) if entry.is_dir() and not entry.is_symlink() else entry.unlink()
         journal = Journal(path)
         journal.commit(encode({"job": key}))
         return journal
@@ -179,7 +206,7 @@ class Staging:
         """Open a file of that size, allocated at once, with its first bytes."""
         path = self.folder / name
         try:
-            path.parent.mkdir(parents=True, exist_ok=True)
+            self._make_folders(path)
             os.close(opened(path, os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW))
             with self._files.use(name) as fd:
                 if os.fstat(fd).st_size != size:
@@ -192,6 +219,14 @@ class Staging:
         except OSError as error:
             raise _write_error(error, path) from error
         self._unsynced[name] = None
+        self._sizes[name] = size
+
+    def _make_folders(self, path: Path) -> None:
+        """The folders of a file: below our own, which is there, or somebody removed it."""
+        folders = [parent for parent in path.parents if self.folder in (parent, *parent.parents)]
+        for folder in reversed(folders[:-1]):
+            folder.mkdir(exist_ok=True)
+        self._unsynced_folders.update(dict.fromkeys(folders))
 
     def create_pickle(self, name: str, specs: Sequence[Spec], aliases: Mapping[str, str]) -> dict[str, int]:
         """Open an archive of holes, made now or by an earlier run; offset of each tensor's bytes."""
@@ -206,7 +241,9 @@ class Staging:
             places = write_skeleton(path, specs, aliases)
         except OSError as error:
             raise _write_error(error, path) from error
+        self._make_folders(path)
         self._unsynced[name] = None
+        self._sizes[name] = path.stat().st_size
         return places
 
     def seal_pickle(self, name: str, provenance: bytes) -> None:
@@ -214,6 +251,7 @@ class Staging:
         try:
             seal(self.folder / name, provenance)
             self._unsynced[name] = None
+            self._sizes[name] = (self.folder / name).stat().st_size
         except OSError as error:
             raise _write_error(error, self.folder / name) from error
 
@@ -238,8 +276,10 @@ class Staging:
         with self._mutex:
             self._pending.append(dict(record))
         if self._syncer is None:
-            self._syncer = threading.Thread(target=self._sync_loop, name="stockpot-sync", daemon=True)
-            self._syncer.start()
+            syncer = threading.Thread(target=self._sync_loop, name="stockpot-sync", daemon=True)
+            with contextlib.suppress(RuntimeError):  # no more threads: what is finished is synced at the end
+                syncer.start()
+                self._syncer = syncer
 
     def _sync_loop(self) -> None:
         while not self._stop:
@@ -265,6 +305,8 @@ class Staging:
             name, _ = self._unsynced.popitem()
             with self._files.use(name) as fd:
                 os.fdatasync(fd)
+        while self._unsynced_folders:
+            sync_folder(self._unsynced_folders.popitem()[0])
 
     def flush(self) -> None:
         """Stop the background syncing and put everything finished on disk."""
@@ -288,10 +330,15 @@ class Staging:
         digest = hashlib.sha256()
 
         def pieces() -> Iterator[bytes]:
-            with source.open("rb") as file:
-                while piece := file.read(COPY_BYTES):
-                    digest.update(piece)
-                    yield piece
+            try:
+                with open(opened(source, os.O_RDONLY), "rb") as file:
+                    while piece := file.read(COPY_BYTES):
+                        digest.update(piece)
+                        yield piece
+            except OSError as error:
+                raise errors.RunError(
+                    f"reading failed ({error.strerror})", file=str(source), remedy="check the disk"
+                ) from error
 
         self._write_whole(name, pieces())
         return digest.hexdigest()
@@ -299,8 +346,8 @@ class Staging:
     def _write_whole(self, name: str, pieces: Iterable[bytes]) -> None:
         path = self.folder / name
         try:
-            path.parent.mkdir(parents=True, exist_ok=True)
-            fd = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_CLOEXEC | os.O_NOFOLLOW, 0o666)
+            self._make_folders(path)
+            fd = opened(path, os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_NOFOLLOW)
             try:
                 end = 0
                 for piece in pieces:
@@ -311,29 +358,44 @@ class Staging:
                 os.close(fd)
         except OSError as error:
             raise _write_error(error, path) from error
+        self._sizes[name] = end
 
     def commit(self, one_file: str | None = None, before_rename: Callable[[], None] = lambda: None) -> None:
         """Make it OUT: sync all, rename, sync the parent. ``one_file``: that file alone becomes OUT."""
         self.flush()
+        before_rename()
+        self._require_untouched()
+
+        def close(aside: str) -> None:
+            self._journal.commit(encode({CLOSING: aside, "file": one_file}))
+
         try:
             self._sync_files()
-        except OSError as error:
-            raise _write_error(error, self.folder) from error
-        for folder, _, _ in os.walk(self.folder):
-            _sync_folder(Path(folder))
-        before_rename()
-        source = self.folder if one_file is None else self.folder / one_file
-        try:
-            _replace(source, self.out)
-            _sync_folder(self.out.absolute().parent)
+            for folder, _, _ in os.walk(self.folder):
+                sync_folder(Path(folder))
+            replace(self.folder if one_file is None else self.folder / one_file, self.out, close)
+            if one_file is None:
+                for name in (JOURNAL, LOCK):
+                    (self.out / name).unlink(missing_ok=True)
+            else:
+                remove_partial(self.folder)
         except OSError as error:
             raise _write_error(error, self.out) from error
         self._close()
-        if one_file is None:
-            for name in (JOURNAL, LOCK):
-                (self.out / name).unlink(missing_ok=True)
-        else:
-            shutil.rmtree(self.folder)
+
+    def _require_untouched(self) -> None:
+        """The folder is the one that this process has locked, and all that was written is in it."""
+        try:
+            found = {name: (self.folder / name).lstat().st_size for name in self._sizes}
+            is_ours = (self.folder / LOCK).read_bytes() == _holder()
+        except OSError:
+            is_ours = False
+        if not is_ours or found != self._sizes:
+            raise errors.RunError(
+                "the unfinished output was removed or changed while it was written",
+                file=str(self.folder),
+                remedy="run the same command again",
+            )
 
     def keep(self) -> None:
         """Stop here; the partial stays and the same job goes on from it."""
@@ -350,18 +412,33 @@ class Staging:
             self._syncer.join()
         self._close()
         if not self.existed:
-            shutil.rmtree(self.folder, ignore_errors=True)
-            for parent in self._made:
-                with contextlib.suppress(OSError):
-                    parent.rmdir()
+            self._remove()
         elif not self._continued:
-            for entry in self.folder.iterdir():
-                shutil.rmtree(entry) if entry.is_dir() and not entry.is_symlink() else entry.unlink()
+            remove_partial(self.folder)
+            self.folder.mkdir()
+
+    def _remove(self) -> None:
+        """Remove what this run made."""
+        if not self.existed:
+            with contextlib.suppress(OSError):
+                remove_partial(self.folder)
+            self._remove_folders()
+
+    def _remove_folders(self) -> None:
+        """Remove the folders that this run made, where nothing is in them."""
+        made = [] if self.existed else [self.folder, *self._made]
+        for folder in made:
+            with contextlib.suppress(OSError):
+                folder.rmdir()
 
     def _close(self) -> None:
         self._files.close()
         self._journal.close()
         os.close(self._lock)
+
+
+def _holder() -> bytes:
+    return f"process {os.getpid()} on {socket.gethostname()}\n".encode()
 
 
 def _allocate(fd: int, size: int) -> None:
@@ -378,50 +455,14 @@ def _write_all(fd: int, data: memoryview, offset: int) -> None:
         data, offset = data[done:], offset + done
 
 
+_REMEDIES = {
+    **dict.fromkeys((errno.ENOSPC, errno.EDQUOT), "free some space"),
+    **dict.fromkeys((errno.EMFILE, errno.ENFILE), "allow the process more open files (ulimit -n)"),
+}
+
+
 def _write_error(error: OSError, path: Path) -> errors.RunError:
-    remedy = (
-        "free some space, then run the same command: it goes on" if error.errno == errno.ENOSPC else "check the disk"
+    remedy = _REMEDIES.get(error.errno or 0, "check the disk")
+    return errors.RunError(
+        f"writing failed ({error.strerror})", file=str(path), remedy=f"{remedy}, then run the same command: it goes on"
     )
-    return errors.RunError(f"writing failed ({error.strerror})", file=str(path), remedy=remedy)
-
-
-def _sync_folder(folder: Path) -> None:
-    fd = os.open(folder, os.O_RDONLY | os.O_DIRECTORY)
-    try:
-        os.fsync(fd)
-    finally:
-        os.close(fd)
-
-
-def _replace(source: Path, out: Path) -> None:
-    """Rename, exchanging with an old OUT where there is one; the old one is then removed."""
-    if not out.exists():
-        source.rename(out)
-        return
-    if out.is_file():
-        source.replace(out)
-        return
-    old = out.with_name(out.name + ".old")
-    if _exchange(source, out):
-        shutil.rmtree(source)
-        return
-    shutil.rmtree(old, ignore_errors=True)
-    out.rename(old)
-    source.rename(out)
-    shutil.rmtree(old)
-
-
-def _exchange(source: Path, out: Path) -> bool:
-    """Swap two folders in one step, where the system can (Linux, renameat2)."""
-    try:
-        call = ctypes.CDLL(None, use_errno=True).renameat2
-    except (AttributeError, OSError):
-        return False
-    return bool(call(_AT_FDCWD, os.fsencode(source), _AT_FDCWD, os.fsencode(out), _RENAME_EXCHANGE) == 0)
-
-
-def repair(out: Path) -> None:
-    """Undo a replacement that was cut off between its two renames: OUT.old without OUT becomes OUT again."""
-    old = out.with_name(out.name + ".old")
-    if old.is_dir() and (old / MARK).is_file() and not out.exists():
-        old.rename(out)

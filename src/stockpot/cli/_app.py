@@ -105,9 +105,18 @@ def main(arguments: Sequence[str] | None = None) -> int:
         failure = errors.Stopped("stopped", exit_code=130, remedy=_what_next(given))
     except _TerminatedError:
         failure = errors.Stopped("terminated", exit_code=143, remedy=_what_next(given))
+    except MemoryError as error:
+        failure = errors.RunError("out of memory", remedy="give a smaller --memory, or fewer --workers")
+        failure.__cause__ = error
     except BrokenPipeError:
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return 1
+    except OSError as error:
+        place = error.filename if isinstance(error.filename, str) else None
+        failure = errors.RunError(
+            f"the system refused ({error.strerror or error})", file=place, remedy="check the disk, then run it again"
+        )
+        failure.__cause__ = error
     except Exception as error:
         failure = errors.RunError(
             f"unexpected: {type(error).__name__}: {error}", remedy="run it again with -v and report what it prints"

@@ -251,7 +251,7 @@ def execute(run: Run, progress: Progress | None = None) -> None:
 def _work(run: Run, threads: Sequence[threading.Thread], progress: Progress | None, total: int) -> None:
     try:
         for thread in threads:
-            thread.start()
+            _start(thread)
         for thread in threads:
             while thread.is_alive():
                 thread.join(POLL_SECONDS)
@@ -264,6 +264,16 @@ def _work(run: Run, threads: Sequence[threading.Thread], progress: Progress | No
         for thread in threads:
             if thread.ident is not None:
                 thread.join()
+
+
+def _start(thread: threading.Thread) -> None:
+    try:
+        thread.start()
+    except RuntimeError:
+        raise errors.RunError(
+            "the system gives no more threads",
+            remedy="give fewer --workers, or allow more memory and processes (ulimit -v, -u)",
+        ) from None
 
 
 def _task_bytes(plan: Plan, task: Task) -> int:
