@@ -13,6 +13,8 @@ from typing import Any
 
 import xxhash
 
+_FORMS = ({"job"}, {"tensor", "digest"}, {"gram"})
+
 
 def encode(record: Mapping[str, Any]) -> bytes:
     """One line: digest, space, JSON."""
@@ -29,14 +31,19 @@ def decode(content: bytes) -> tuple[list[dict[str, Any]], int]:
         if xxhash.xxh3_64_hexdigest(text).encode() != digest:
             break
         try:
-            record = json.loads(text)
+            record = json.loads(text.decode("utf-8"))
         except (ValueError, RecursionError):
             break
-        if not isinstance(record, dict):
+        if not _is_record(record):
             break
         records.append(record)
         intact = end + 1
     return records, intact
+
+
+def _is_record(record: object) -> bool:
+    """Whether it is one of those that are written: which job it is, a tensor, or inner products."""
+    return isinstance(record, dict) and set(record) in _FORMS and all(isinstance(v, str) for v in record.values())
 
 
 class Journal:
@@ -45,14 +52,16 @@ class Journal:
     def __init__(self, path: Path) -> None:
         self._fd = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC | os.O_NOFOLLOW, 0o666)
         with open(self._fd, "rb", closefd=False) as handle:
-            self.records, intact = decode(handle.read())
+            content = handle.read()
+        self.records, intact = decode(content)
+        self._first_bytes = content.find(b"\n") + 1 if self.records else 0
         os.ftruncate(self._fd, intact)
         os.lseek(self._fd, 0, os.SEEK_END)
 
     def forget(self) -> None:
         """Drop all records but the first, which names the job."""
         self.records = self.records[:1]
-        os.ftruncate(self._fd, len(b"".join(map(encode, self.records))))
+        os.ftruncate(self._fd, self._first_bytes)
         os.lseek(self._fd, 0, os.SEEK_END)
 
     def commit(self, lines: bytes) -> None:
