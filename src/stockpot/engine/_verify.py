@@ -175,21 +175,37 @@ def _check_sums(path: Path, problems: list[str]) -> int:
     problems += [f"{name}: not in {SUMS}" for name in sorted(unlisted)]
     for line in lines:
         digest, _, name = line.partition("  ")
-        if not name or PurePosixPath(name).is_absolute() or ".." in PurePosixPath(name).parts or len(digest) != 64:
+        if not _is_plain(name) or len(digest) != 64:
             problems.append(f"{SUMS}: a line that cannot be read: {line[:60]!r}")
             continue
         file = path / name
-        if not file.is_file():
+        if not _is_file(file):
             problems.append(f"{name}: missing")
         elif hashlib.sha256(file.read_bytes()).hexdigest() != digest:
             problems.append(f"{name}: its bytes are not those of {SUMS}")
     return len(lines)
 
 
+def _is_plain(name: str) -> bool:
+    """Whether it is the name of something in the output: what is said of it may come from anybody."""
+    pure = PurePosixPath(name)
+    return bool(pure.parts) and not pure.is_absolute() and ".." not in pure.parts
+
+
+def _is_file(place: Path) -> bool:
+    try:
+        return place.is_file()
+    except OSError:  # no file can have such a name
+        return False
+
+
 def _check_files(path: Path, record: _Record) -> Iterator[str]:
     for file in record.files:
+        if not _is_plain(file.name):
+            yield f"{PROVENANCE}: a file outside the output: {file.name[:60]!r}"
+            continue
         place = path / file.name
-        if not place.is_file():
+        if not _is_file(place):
             yield f"{file.name}: missing"
             continue
         size = place.stat().st_size
