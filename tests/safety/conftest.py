@@ -9,13 +9,15 @@ from pathlib import Path
 
 import pytest
 from benchmarks import report
+from tests.cli.conftest import kitchen, program
 
+__all__ = ["campaign", "kitchen", "program"]
 RESULTS = Path(__file__).parents[2] / "benchmarks" / "results" / "safety"
 
 
 @dataclass(frozen=True)
 class Campaign:
-    """How much is done: a little in every run of the tests, all of it in ``make soak``, which writes down what it saw."""
+    """How much is done: a little in every run of the tests, all of it in ``make soak``, which writes it down."""
 
     is_soak: bool
     began: float = field(default_factory=time.monotonic)
