@@ -4,7 +4,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 STAMP := $(VENV)/.installed
 
-.PHONY: demo test zoo soak vision check format bench docs clean browser figures
+.PHONY: demo test zoo soak fuzz fuzz-campaign vision check format bench docs clean browser figures
 
 NATIVE := $(wildcard src/stockpot/kernels/native/*)
 
@@ -41,6 +41,17 @@ zoo: $(STAMP) $(VISION)
 # Faults by the hundred, and what only shows after long: an hour; docs/safety.md has the last result.
 soak: $(STAMP)
 	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -m "slow or not slow" --soak --timeout 5400 tests/safety
+
+# A minute of inputs made by what they reach in our readers; fuzz-campaign: ten million and more, recorded, goes on
+# where it stopped. Where atheris has no wheel there is nothing to do.
+FUZZ := $(BIN)/python -c "import atheris" 2> /dev/null || { echo "no atheris: nothing is fuzzed"; exit 0; }; \
+	OMP_NUM_THREADS=1 $(BIN)/python -m fuzz
+
+fuzz: $(STAMP)
+	$(FUZZ) --seconds 60
+
+fuzz-campaign: $(STAMP)
+	$(FUZZ) --campaign
 
 # The tests of pages want chromium and skip without it; a machine of ours gets it, others are left as they are.
 browser:

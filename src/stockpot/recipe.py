@@ -16,6 +16,8 @@ from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationEr
 
 from stockpot import errors
 
+YAML_ERRORS = (*(yaml.YAMLError, RecursionError, ValueError, TypeError, ArithmeticError, AttributeError, LookupError),)
+"""What the safe loader raises: its own errors, and whatever comes of a value that is not what its tag says."""
 SIZE_CAP = 4 << 20
 NODES_CAP = 200_000
 MERGED_CAP = 10_000
@@ -256,7 +258,7 @@ class _Loader(yaml.SafeLoader):
 def _load_yaml(text: str, source: str) -> object:
     try:
         documents = list(yaml.load_all(text, Loader=_Loader))
-    except (yaml.YAMLError, RecursionError, ValueError, TypeError) as error:
+    except YAML_ERRORS as error:
         mark = getattr(error, "problem_mark", None)
         where = f"line {mark.line + 1}" if mark else "it"
         problem = getattr(error, "problem", None) or type(error).__name__

@@ -9,7 +9,9 @@ from pathlib import Path
 
 import pytest
 from benchmarks import report
+from tests.cli.conftest import kitchen, program
 
+__all__ = ["campaign", "kitchen", "program"]
 RESULTS = Path(__file__).parents[2] / "benchmarks" / "results" / "safety"
 
 

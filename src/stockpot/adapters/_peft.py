@@ -12,6 +12,7 @@ from typing import Any
 from pydantic import BaseModel, ConfigDict, ValidationError
 
 from stockpot import errors
+from stockpot._patterns import require_bounded
 from stockpot.checkpoint import ADAPTER_CONFIG as CONFIG
 from stockpot.checkpoint import ADAPTER_STEM as STEM
 from stockpot.checkpoint import Source, TensorInfo, count, is_mergeable
@@ -77,8 +78,10 @@ def _patterned(patterns: Mapping[str, float] | None, module: str, otherwise: flo
     for pattern, value in (patterns or {}).items():
         if len(pattern) > PATTERN_CAP:
             raise errors.AdapterError("a pattern of ranks is absurdly long", got=f"{len(pattern)} characters")
+        whole = rf"(.*\.)?({pattern})$"
         try:
-            if re.match(rf"(.*\.)?({pattern})$", module):
+            require_bounded(whole, len(module))
+            if re.match(whole, module):
                 return value
         except (re.error, RecursionError, OverflowError) as error:
             raise errors.AdapterError(f"a pattern of ranks cannot be read ({error})", got=repr(pattern)) from None

@@ -15,6 +15,7 @@ from stockpot import errors
 from stockpot.checkpoint import _header, _pickle
 from stockpot.checkpoint._files import FileIdentity, is_inside
 from stockpot.checkpoint._header import TensorInfo
+from stockpot.checkpoint._signatures import HEAD_BYTES, kind_of_file
 from stockpot.checkpoint._source import DEFAULT_STEM, Part
 
 PICKLE_SUFFIXES = (".bin", ".pt", ".pth", ".ckpt")
@@ -142,19 +143,34 @@ def _read_file(
     handle: BinaryIO, label: str, number: int
 ) -> tuple[Sequence[TensorInfo], Mapping[str, str], Mapping[str, str], Sequence[str], str]:
     """Tensors, aliases, metadata, what was unwrapped, and the digest of the header."""
+    head = handle.read(HEAD_BYTES)
+    handle.seek(0)
     if label.endswith(PICKLE_SUFFIXES):
+        _require_other(head, label, ("a zip archive",), errors.PickleFormatError, "a state dict of torch.save")
         found = _pickle.read_state_dict(handle, label, number)
         return found.tensors, found.aliases, {}, found.unwrapped, xxhash.xxh3_128_hexdigest(repr(found).encode())
     if not label.endswith(".safetensors"):
         raise errors.CheckpointError(
-            "not a checkpoint", file=label, expected=f".safetensors, {', '.join(PICKLE_SUFFIXES)} or a folder"
-        )
+            "not a checkpoint", file=label, expected=f".safetensors, {', '.join(PICKLE_SUFFIXES)} or a folder",
+            got=kind_of_file(head),
+        )  # fmt: skip
+    if head[8:9] != b"{":
+        _require_other(head, label, (), errors.HeaderSyntaxError, "a safetensors file")
     size = handle.seek(0, 2)
     handle.seek(0)
     n = _header.length(handle.read(8), size, label)
     text = handle.read(n)
     infos, metadata = _header.parse(text, size - 8 - n, label, number)
     return infos, {}, metadata, (), xxhash.xxh3_128_hexdigest(text)
+
+
+def _require_other(
+    head: bytes, label: str, allowed: Sequence[str], error: type[errors.CheckpointError], expected: str
+) -> None:
+    """Refuse a file that is by its first bytes of another kind than its name says."""
+    kind = kind_of_file(head)
+    if kind is not None and kind not in allowed:
+        raise error("the file is not what its name says", file=label, expected=expected, got=kind)
 
 
 def _inside(folder: str, name: str) -> str:

@@ -27,6 +27,8 @@ from stockpot.checkpoint import _dtypes
 HEADER_CAP = 100_000_000
 """Largest header that the format's own reader accepts, in bytes."""
 RANK_CAP = 64
+NAME_CAP = 1000
+"""Longest name of a tensor, in characters: patterns are held against names, some in the square of their length."""
 ALIGNMENT = 8
 
 
@@ -180,7 +182,12 @@ def _is_natural(value: object) -> bool:
 
 
 def require_name(name: str, path: str) -> None:
-    """A tensor's name must be text that can be written."""
+    """A tensor's name must be text that can be written, of sane length."""
+    if len(name) > NAME_CAP:
+        raise errors.HeaderSyntaxError(
+            "a tensor's name is absurdly long", file=path, expected=f"at most {NAME_CAP} characters",
+            got=f"{len(name)}: {ascii(name)[:80]}",
+        )  # fmt: skip
     try:
         name.encode()
     except UnicodeEncodeError:

@@ -13,6 +13,11 @@ from typing import Any
 
 import xxhash
 
+CLOSING = "closing"
+"""Key of the journal's last record: the name under which the old OUT lies meanwhile, or nothing."""
+_FORMS = ({"job"}, {"tensor", "digest"}, {"gram"}, {CLOSING, "file"})
+_NEWLINE = ord("\n")
+
 
 def encode(record: Mapping[str, Any]) -> bytes:
     """One line: digest, space, JSON."""
@@ -29,14 +34,21 @@ def decode(content: bytes) -> tuple[list[dict[str, Any]], int]:
         if xxhash.xxh3_64_hexdigest(text).encode() != digest:
             break
         try:
-            record = json.loads(text)
+            record = json.loads(text.decode("utf-8"))
         except (ValueError, RecursionError):
             break
-        if not isinstance(record, dict):
+        if not _is_record(record):
             break
         records.append(record)
         intact = end + 1
     return records, intact
+
+
+def _is_record(record: object) -> bool:
+    """Whether it is one of those that are written: which job it is, a tensor, inner products, or the last one."""
+    if not isinstance(record, dict) or set(record) not in _FORMS:
+        return False
+    return all(isinstance(value, str) or (key, value) == ("file", None) for key, value in record.items())
 
 
 class Journal:
@@ -45,15 +57,17 @@ class Journal:
     def __init__(self, path: Path) -> None:
         self._fd = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC | os.O_NOFOLLOW, 0o666)
         with open(self._fd, "rb", closefd=False) as handle:
-            self.records, intact = decode(handle.read())
+            content = handle.read()
+        self.records, intact = decode(content)
+        self._ends = [place + 1 for place, byte in enumerate(content[:intact]) if byte == _NEWLINE]
         os.ftruncate(self._fd, intact)
         os.lseek(self._fd, 0, os.SEEK_END)
 
     def forget(self, keep: int = 1) -> None:
         """Drop all records but the first ones (the very first names the job), on disk too: what they spoke of is about
         to be written over."""
-        self.records = self.records[:keep]
-        os.ftruncate(self._fd, len(b"".join(map(encode, self.records))))
+        self.records, self._ends = self.records[:keep], self._ends[:keep]
+        os.ftruncate(self._fd, self._ends[-1] if self._ends else 0)
         os.lseek(self._fd, 0, os.SEEK_END)
         os.fdatasync(self._fd)
 

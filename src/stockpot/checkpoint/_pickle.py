@@ -12,7 +12,7 @@ import io
 import struct
 import zipfile
 import zlib
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, BinaryIO, TypeVar
 
@@ -273,14 +273,16 @@ def open_zip(handle: BinaryIO, path: str) -> tuple[Any, dict[str, tuple[int, int
             members = archive.infolist()
             pickles = [member for member in members if member.filename.endswith("/data.pkl")]
             if len(pickles) != 1 or pickles[0].file_size > PICKLE_CAP:
-                raise errors.PickleFormatError("no state dict in this archive", file=path, expected="one data.pkl")
+                raise errors.PickleFormatError(
+                    "no state dict in this archive", file=path, expected="one data.pkl",
+                    got=", ".join(member.filename[:80] for member in members[:8]) or "nothing",
+                )  # fmt: skip
+            _require_plain(members, path)
             prefix = pickles[0].filename[: -len("data.pkl")]
             root = PickleReader(path).load(io.BytesIO(archive.read(pickles[0])))
             ranges = {}
             for member in members:
                 if member.filename.startswith(prefix + "data/"):
-                    if member.compress_type != zipfile.ZIP_STORED:
-                        raise errors.PickleFormatError("a compressed storage", file=path, tensor=member.filename)
                     ranges[member.filename[len(prefix) + 5 :]] = (
                         _member_offset(handle, member, path),
                         member.file_size,
@@ -299,6 +301,19 @@ def open_zip(handle: BinaryIO, path: str) -> tuple[Any, dict[str, tuple[int, int
         ) from None
 
 
+def _require_plain(members: Sequence[zipfile.ZipInfo], path: str) -> None:
+    """Members as torch writes them: each name once, neither compressed (a small one might grow) nor encrypted."""
+    seen = set()
+    for member in members:
+        if member.filename in seen:
+            raise errors.PickleFormatError("two members of one name", file=path, tensor=member.filename[:80])
+        seen.add(member.filename)
+        if member.compress_type != zipfile.ZIP_STORED:
+            raise errors.PickleFormatError("a compressed member", file=path, tensor=member.filename[:80])
+        if member.flag_bits & 1:
+            raise errors.PickleFormatError("an encrypted member", file=path, tensor=member.filename[:80])
+
+
 def _member_offset(handle: BinaryIO, member: zipfile.ZipInfo, path: str) -> int:
     """Start of a member's bytes: after its local header (30 bytes, then name and extra field)."""
     handle.seek(member.header_offset)
@@ -306,6 +321,8 @@ def _member_offset(handle: BinaryIO, member: zipfile.ZipInfo, path: str) -> int:
     if len(local) < 30 or local[:4] != b"PK\x03\x04":
         raise errors.PickleFormatError("a damaged archive", file=path, tensor=member.filename)
     name_bytes, extra_bytes = struct.unpack("<HH", local[26:30])
+    if handle.read(name_bytes) != member.orig_filename.encode("utf-8" if member.flag_bits & 0x800 else "cp437"):
+        raise errors.PickleFormatError("a member that has two names", file=path, tensor=member.filename[:80])
     return int(member.header_offset + 30 + name_bytes + extra_bytes)
 
 

@@ -18,12 +18,12 @@ from typing import Any
 
 from stockpot import errors
 from stockpot.checkpoint._descriptors import opened
-from stockpot.checkpoint._journal import decode
+from stockpot.checkpoint._journal import CLOSING, decode
 
 JOURNAL = ".stockpot-journal"
 LOCK = ".stockpot-lock"
-CLOSING = "closing"
-"""Key of the journal's last record: the name under which the old OUT lies meanwhile, or nothing."""
+MARK = "stockpot.json"
+OLD = ".old"
 _AT_FDCWD, _RENAME_EXCHANGE = -100, 2
 _NO_SYNC = (errno.EACCES, errno.EINVAL, errno.EOPNOTSUPP, errno.EROFS)
 """What systems say that cannot sync a folder, or not this one: then there is nothing to wait for."""
@@ -47,12 +47,20 @@ def sync_folder(folder: Path) -> None:
             raise
 
 
-def empty(folder: Path) -> None:
+def empty(folder: Path, *kept: str) -> None:
     """Remove what a partial holds but its journal and lock; as long as anything is there, the journal says whose."""
     for entry in folder.iterdir():
-        if entry.name not in (JOURNAL, LOCK):
+        if entry.name not in (kept or (JOURNAL, LOCK)):
             shutil.rmtree(entry) if entry.is_dir() and not entry.is_symlink() else entry.unlink()
     sync_folder(folder)
+
+
+def remove_old(folder: Path) -> None:
+    """Remove an old OUT; as long as anything is there, so is what says that it was ours."""
+    empty(folder, MARK)
+    (folder / MARK).unlink(missing_ok=True)
+    folder.rmdir()
+    sync_folder(folder.absolute().parent)
 
 
 def remove_partial(folder: Path) -> None:
@@ -65,7 +73,7 @@ def remove_partial(folder: Path) -> None:
 
 def replace(source: Path, out: Path, close: Callable[[str], None]) -> None:
     """Rename to OUT, in place of an old OUT, which is then removed. ``close`` puts the closing record on disk."""
-    old = out.with_name(out.name + ".old")
+    old = out.with_name(out.name + OLD)
     aside = source if out.is_dir() else None
     close(aside.name if aside else "")
     if aside is None:
@@ -83,8 +91,7 @@ def replace(source: Path, out: Path, close: Callable[[str], None]) -> None:
         source.rename(out)
     sync_folder(out.absolute().parent)
     if aside is not None:
-        shutil.rmtree(aside)
-        sync_folder(out.absolute().parent)
+        remove_old(aside)
 
 
 def exchange(source: Path, out: Path) -> bool:
@@ -101,21 +108,32 @@ def repair(out: Path) -> None:
     there yet, and is removed where it is."""
     with _cut_off(partial_of(out)) as record:
         if record is not None:
-            old = out.with_name(record[CLOSING]) if record[CLOSING] else None
+            old = _put_aside(out, record)
             if out.is_file() and record.get("file") and not (partial_of(out) / record["file"]).exists():
                 remove_partial(partial_of(out))
-            elif old is not None and old != partial_of(out) and old.is_dir() and not out.exists():
+            elif old is not None and old != partial_of(out) and not out.exists():
                 old.rename(out)
                 sync_folder(out.absolute().parent)
     with _cut_off(out) as record:
         if record is not None:
-            old = out.with_name(record[CLOSING]) if record[CLOSING] else None
-            if old is not None and old.is_dir() and not (old / JOURNAL).exists():
-                shutil.rmtree(old)
-                sync_folder(out.absolute().parent)
+            old = _put_aside(out, record)
+            if old is not None and not (old / JOURNAL).exists():
+                remove_old(old)
             for name in (JOURNAL, LOCK):
                 (out / name).unlink(missing_ok=True)
             sync_folder(out)
+
+
+def _put_aside(out: Path, record: dict[str, Any]) -> Path | None:
+    """The old OUT, where the record says; only what we would have put there, since records may come from anybody."""
+    places = (partial_of(out), out.with_name(out.name + OLD))
+    old = next((place for place in places if place.name == record[CLOSING]), None)
+    return old if old is not None and old.is_dir() and not old.is_symlink() and is_ours(old) else None
+
+
+def is_ours(folder: Path) -> bool:
+    """Whether a folder may be replaced: an output of ours, or one that holds nothing."""
+    return (folder / MARK).is_file() or not any(folder.iterdir())
 
 
 @contextlib.contextmanager
@@ -131,4 +149,4 @@ def _cut_off(folder: Path) -> Iterator[dict[str, Any] | None]:
                 records, _ = decode(handle.read())
         except OSError:
             records = []
-        yield records[-1] if records and isinstance(records[-1].get(CLOSING), str) else None
+        yield records[-1] if records and CLOSING in records[-1] else None

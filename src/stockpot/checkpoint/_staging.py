@@ -19,21 +19,20 @@ from typing import Any
 
 from stockpot import errors
 from stockpot.checkpoint._descriptors import Descriptors, opened
-from stockpot.checkpoint._journal import Journal, encode
+from stockpot.checkpoint._journal import CLOSING, Journal, encode
 from stockpot.checkpoint._layout import Spec
 from stockpot.checkpoint._pickle_writer import offsets, read_provenance, seal, write_skeleton
 from stockpot.checkpoint._replacing import (
-    CLOSING,
     JOURNAL,
     LOCK,
     empty,
+    is_ours,
     partial_of,
     remove_partial,
     replace,
     sync_folder,
 )
 
-MARK = "stockpot.json"
 SYNC_SECONDS = 1.0
 COPY_BYTES = 4 << 20
 
@@ -83,7 +82,7 @@ def require_free(out: Path, overwrite: bool) -> None:
 
 def _is_ours(out: Path) -> bool:
     if out.is_dir():
-        return not any(out.iterdir()) or (out / MARK).is_file()
+        return is_ours(out)
     if out.suffix == ".pt":
         return read_provenance(out) is not None
     try:

@@ -46,15 +46,31 @@ def say(text: str, quiet: bool) -> None:
     """A message on stderr."""
     if not quiet:
         encoding = sys.stderr.encoding or "utf-8"
-        print(text.encode(encoding, "backslashreplace").decode(encoding), file=sys.stderr)
+        print(_plain(text).encode(encoding, "backslashreplace").decode(encoding), file=sys.stderr)
+
+
+def print_line(text: str) -> None:
+    """A sentence on stdout."""
+    print(_plain(text))
+
+
+def _plain(text: str) -> str:
+    """Lines that cannot steer a terminal: names in them are anybody's."""
+    return "\n".join(map(errors.printable, text.split("\n")))
 
 
 def print_table(table: RenderableType) -> None:
     """A table on stdout, as wide as the terminal, or as wide as it needs when piped."""
-    from rich.console import Console
+    from rich.console import Console, ConsoleOptions, RenderResult
+    from rich.segment import Segment
+
+    class Plain:
+        def __rich_console__(self, console: Console, options: ConsoleOptions) -> RenderResult:
+            for text, style, control in console.render(table, options):
+                yield Segment(text if control else _plain(text), style, control)
 
     console = Console(width=None if sys.stdout.isatty() else 200, highlight=False, markup=False)
-    console.print(table)
+    console.print(Plain())
 
 
 @contextmanager

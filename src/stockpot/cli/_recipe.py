@@ -8,7 +8,7 @@ from typing import Any
 import yaml
 
 from stockpot import errors
-from stockpot.recipe import Recipe, build_recipe
+from stockpot.recipe import YAML_ERRORS, Recipe, build_recipe
 
 _POLICIES = ("only", "exclude", "rename", "missing", "mismatch", "template")
 
@@ -41,7 +41,7 @@ def parse_settings(settings: Sequence[str]) -> dict[str, Any]:
             raise errors.ParameterError("--set cannot be read", expected="KEY=VALUE", got=repr(text))
         try:
             found[key.strip().replace("-", "_")] = yaml.safe_load(value)
-        except (yaml.YAMLError, ValueError, RecursionError):
+        except YAML_ERRORS:
             raise errors.ParameterError("--set cannot be read: its value is not plain YAML", got=repr(text)) from None
     return found
 

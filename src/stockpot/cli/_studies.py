@@ -200,7 +200,7 @@ class Study:
             if shown is not None:
                 _output.print_table(shown)
             for line in lines:
-                print(line)
+                _output.print_line(line)
         _output.print_warnings(warnings, self.quiet)
         if counted:
             from stockpot import report

@@ -93,5 +93,5 @@ def geometry(
         # Hundreds of tensors are for files; a terminal gets the kinds, unless it was asked for more.
         _output.print_table(report.geometry_table(found if granularity else found.by("kind")))
         for line in report.geometry_summary(found):
-            print(line)
+            _output.print_line(line)
     _output.print_warnings(warnings, quiet)

@@ -9,6 +9,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from stockpot import errors
+from stockpot._patterns import require_bounded
 from stockpot.checkpoint import TORCH_NAMES
 from stockpot.measure import GRANULARITIES, Array
 from stockpot.methods import Method, Mixture, all_methods, check_value, get_method
@@ -251,11 +252,11 @@ def _check_patterns(recipe: Recipe, block_regex: object) -> None:
 
 
 def require_pattern(option: str, pattern: str) -> None:
-    """A regular expression that can be used; ParameterError otherwise."""
+    """A regular expression that can be used, in a time that stays in bounds; ParameterError otherwise."""
     try:
-        re.compile(pattern)
-    except (re.error, RecursionError) as error:
-        raise errors.ParameterError(f"{option} is no regular expression ({error})", got=repr(pattern)) from None
+        require_bounded(pattern)
+    except (re.error, RecursionError, OverflowError) as error:
+        raise errors.ParameterError(f"{option} is no regular expression to use ({error})", got=repr(pattern)) from None
 
 
 def split_rename(text: str) -> tuple[str | None, str, str]:

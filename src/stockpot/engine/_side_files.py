@@ -31,7 +31,16 @@ def _inside(folder: Path, prefix: str) -> Iterator[tuple[str, Path]]:
                 )
             yield from _inside(entry, f"{prefix}{name}/")
         elif entry.is_file() and is_side_file(prefix + name):
+            _require_listable(entry)
             yield prefix + name, entry
+
+
+def _require_listable(entry: Path) -> None:
+    """A name that can stand in a list of checksums: text, on one line."""
+    if not entry.name.isprintable():  # what is no text in UTF-8 comes with surrogates, which cannot be printed either
+        raise errors.CheckpointError(
+            "a file whose name cannot be listed", file=str(entry), expected="printable text", remedy="rename it"
+        )
 
 
 def differing_side_files(template: Source, others: Iterable[Source]) -> list[str]:
@@ -50,17 +59,17 @@ def differing_side_files(template: Source, others: Iterable[Source]) -> list[str
 def adapted_config(content: bytes, dtypes: set[str], untied: bool) -> bytes:
     """``config.json`` with the output's dtype, and untied where the output is; else unchanged bytes."""
     try:
-        config = json.loads(content)
-    except (ValueError, RecursionError):
+        config = json.loads(content.decode("utf-8"))
+        if not isinstance(config, dict):
+            return content
+        changed = False
+        if len(dtypes) == 1:
+            changed = _set_dtype(config, TORCH_NAMES[next(iter(dtypes))])
+        if untied:
+            changed |= _untie(config)
+        return (json.dumps(config, indent=2, ensure_ascii=False) + "\n").encode() if changed else content
+    except (ValueError, RecursionError):  # no JSON, too deep, or half a surrogate: nobody can read or write it
         return content
-    if not isinstance(config, dict):
-        return content
-    changed = False
-    if len(dtypes) == 1:
-        changed = _set_dtype(config, TORCH_NAMES[next(iter(dtypes))])
-    if untied:
-        changed |= _untie(config)
-    return (json.dumps(config, indent=2, ensure_ascii=False) + "\n").encode() if changed else content
 
 
 def _untie(config: dict[str, Any], depth: int = CONFIG_DEPTH) -> bool:

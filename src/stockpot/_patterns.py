@@ -1,0 +1,115 @@
+"""Regular expressions that come with recipes and adapters: whether their time stays in bounds on a tensor's name.
+
+Python's engine tries every way in which a pattern may match. Their number explodes where a repeat lies inside a repeat
+(``(a+)+$``: two to the length of the name), and grows by one power of the length for each repeat after another.
+"""
+
+from __future__ import annotations
+
+import math
+import re
+import sys
+import warnings
+from collections.abc import Sequence
+from functools import lru_cache
+from typing import Any
+
+if sys.version_info >= (3, 11):
+    from re import _parser as sre  # type: ignore[attr-defined]  # how re reads a pattern: there is no public form
+else:
+    import sre_parse as sre
+
+WAYS_CAP = 100_000_000
+"""Ways to match that may have to be tried: some seconds."""
+REPEATS_CAP = 64
+"""More are not told apart: so many are too many."""
+NAME_CHARACTERS = 100
+"""Length of a name for which a pattern is judged before names are known."""
+FEW = 32
+"""A repeat of at most so many turns is taken for them, one after the other; beyond, it is endless."""
+_REPEATS = ("MAX_REPEAT", "MIN_REPEAT", "POSSESSIVE_REPEAT")
+_GROUPS = {"SUBPATTERN": 3, "ATOMIC_GROUP": None, "ASSERT": 1, "ASSERT_NOT": 1}
+"""Where the pattern inside a group stands among its arguments."""
+_CATEGORIES = {"WORD": r"\w", "DIGIT": r"\d", "SPACE": r"\s"}
+
+
+def require_bounded(pattern: str, characters: int = NAME_CHARACTERS) -> None:
+    """Raises ``re.error`` where a pattern cannot be read, or may take forever on a name of so many characters.
+
+    >>> require_bounded(r"^model[.]layers[.](\\d+)[.].*_proj"), require_bounded(r"^model([.]\\w+)*[.]weight$")
+    (None, None)
+    >>> require_bounded("(a+)+$")
+    Traceback (most recent call last):
+    re.error: a repeat inside a repeat may take forever
+    """
+    repeats, ways = _measured(pattern)
+    if ways * math.comb(characters + repeats + 1, repeats + 1) > WAYS_CAP:
+        raise re.error(f"its repeats may take forever on {characters} characters")
+
+
+@lru_cache(maxsize=512)
+def _measured(pattern: str) -> tuple[int, int]:
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # on sets that a later version of Python may read otherwise
+        re.compile(pattern)
+        return _count(sre.parse(pattern))
+
+
+def _count(items: Any) -> tuple[int, int]:
+    """Endless repeats in a pattern, and ways through the rest of it; ``re.error`` where a repeat multiplies others."""
+    repeats, ways = 0, 1
+    for operation, arguments in items:
+        name = str(operation)
+        inner: list[tuple[int, int]] = []
+        if name in _REPEATS:
+            least, most, body = arguments
+            found, through = _count(body)
+            if most <= FEW:
+                inner = [(min(found * most, REPEATS_CAP), through**most * (most - least + 1))]
+            elif (found, through) == (0, 1) or _is_divided(body):
+                inner = [(1, 1)]
+            else:
+                raise re.error("a repeat inside a repeat may take forever")
+        elif name == "BRANCH":
+            parts = [_count(part) for part in arguments[1]]
+            inner = [(max(found for found, _ in parts), sum(through for _, through in parts))]
+        elif name == "GROUPREF_EXISTS":
+            inner = [_count(part) for part in arguments[1:] if part is not None]
+        elif name in _GROUPS:
+            place = _GROUPS[name]
+            inner = [_count(arguments if place is None else arguments[place])]
+        for found, through in inner:
+            repeats, ways = min(repeats + found, REPEATS_CAP), min(ways * through, WAYS_CAP + 1)
+    return repeats, ways
+
+
+def _is_divided(body: Any) -> bool:
+    """Whether each turn of a repeat begins or ends with what the repeats in it cannot take: ``([.]\\w+)*``."""
+    items = list(body)
+    while len(items) == 1 and str(items[0][0]) == "SUBPATTERN":
+        items = list(items[0][1][3])
+    names = [str(operation) for operation, _ in items]
+    inner = [arguments for (_, arguments), name in zip(items, names, strict=True) if name in _REPEATS]
+    if {"BRANCH", "GROUPREF_EXISTS", *_GROUPS} & set(names) or any(len(part) != 1 for _, _, part in inner):
+        return False
+    dividers = [chr(arguments) for operation, arguments in (items[0], items[-1]) if str(operation) == "LITERAL"]
+    return any(not any(_takes(part[0], divider) for _, _, part in inner) for divider in dividers)
+
+
+def _takes(item: tuple[Any, Any], character: str) -> bool:
+    """Whether one item of a pattern may match a character; True where that is not known."""
+    operation, arguments = str(item[0]), item[1]
+    if operation == "LITERAL":
+        return bool(arguments == ord(character))
+    if operation == "NOT_LITERAL":
+        return bool(arguments != ord(character))
+    if operation == "RANGE":
+        return bool(arguments[0] <= ord(character) <= arguments[1])
+    if operation == "CATEGORY":
+        word = str(arguments).removeprefix("CATEGORY_")
+        known = _CATEGORIES.get(word.removeprefix("NOT_"))
+        return known is None or (re.match(known, character) is not None) != word.startswith("NOT_")
+    if operation == "IN":
+        parts: Sequence[tuple[Any, Any]] = [part for part in arguments if str(part[0]) != "NEGATE"]
+        return any(_takes(part, character) for part in parts) != (len(parts) < len(arguments))
+    return True
