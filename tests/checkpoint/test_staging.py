@@ -8,6 +8,8 @@ import os
 import signal
 import subprocess
 import sys
+import threading
+import time
 from pathlib import Path
 
 import pytest
@@ -416,3 +418,24 @@ def test_output_and_inputs(out: str, given: list[str], free: bool, tmp_path: Pat
     else:
         with pytest.raises(errors.OutputError, match="inside"):
             require_outside(tmp_path / out, inputs)
+
+
+def test_one_thread_syncs(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """However many workers finish something at once: a second one would outlive the output and use others' files."""
+    start = threading.Thread.start
+
+    def slowly(thread: threading.Thread) -> None:
+        if thread.name == "stockpot-sync":
+            time.sleep(0.05)
+        start(thread)
+
+    staging = Staging(tmp_path / "out", "job")
+    monkeypatch.setattr(threading.Thread, "start", slowly)
+    workers = [threading.Thread(target=staging.finish, args=({"gram": str(n)},)) for n in range(4)]
+    for worker in workers:
+        worker.start()
+    for worker in workers:
+        worker.join()
+    assert sum(thread.name == "stockpot-sync" for thread in threading.enumerate()) == 1
+    staging.keep()
+    assert not any(thread.name == "stockpot-sync" for thread in threading.enumerate())

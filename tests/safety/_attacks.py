@@ -237,16 +237,6 @@ def _pipe(kitchen: Kitchen) -> Sequence[object]:
     return kitchen.stock()
 
 
-def side_file(name: bytes) -> Place:
-    """A side file of such a name in the template."""
-
-    def place(kitchen: Kitchen) -> Sequence[object]:
-        (kitchen.a / os.fsdecode(name)).write_bytes(b"")
-        return kitchen.stock()
-
-    return place
-
-
 def _side_folder(kitchen: Kitchen) -> Sequence[object]:
     (kitchen.a / "etc").symlink_to("/etc")
     return kitchen.stock()
@@ -274,11 +264,6 @@ FOLDERS: dict[str, Attack] = {
     "a device": Attack(_device, "checkpoint", ("not a regular file", "zero.safetensors")),
     "a pipe": Attack(_pipe, "checkpoint", ("not a regular file", "pipe.safetensors")),
     "a symlinked folder": Attack(_side_folder, "checkpoint", ("a symlinked folder", "a/etc")),
-    "a side file that adds a line to the sums": Attack(
-        side_file(b"x\n0  y"), "checkpoint", ("cannot be listed", "x\\n0  y")
-    ),
-    "a side file that is no text": Attack(side_file(b"x\xff.txt"), "checkpoint", ("cannot be listed",)),
-    "a side file that steers the terminal": Attack(side_file(b"\x1b]0;x\x07"), "checkpoint", ("cannot be listed",)),
     "a part that leaves": Attack(manifest([{"path": "../b"}]), "shard_index", ("a part outside its checkpoint",)),
     "a part of the system": Attack(manifest([{"path": "/etc"}]), "shard_index", ("a part outside its checkpoint",)),
 }  # fmt: skip

@@ -239,9 +239,10 @@ def test_the_sample_is_the_same_each_time(kind: str, tmp_path: Path) -> None:
 
 
 def test_names_that_need_escapes(tmp_path: Path) -> None:
-    """Side files with a line break, a backslash or no Unicode in their names are summed as ``sha256sum`` would."""
+    """Side files with a line break, a backslash, no Unicode or a terminal's orders in their names are summed as
+    ``sha256sum`` would."""
     base, one, two = models(tmp_path)
-    for name in (b"a\nb.txt", b"a\\b.txt", b"\xff.txt", b"a\rb.txt"):
+    for name in (b"a\nb.txt", b"a\\b.txt", b"\xff.txt", b"a\rb.txt", b"x\n0  y", b"\x1b]0;x\x07"):
         (one / name.decode("utf-8", "surrogateescape")).write_text("x")
     out = stockpot.merge("model_stock", base=base, models=[one, two], out=tmp_path / "out").out
     assert said(out) == ""

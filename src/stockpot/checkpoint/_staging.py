@@ -274,11 +274,11 @@ class Staging:
         """Something is written whole; its journal line follows once its bytes are on disk."""
         with self._mutex:
             self._pending.append(dict(record))
-        if self._syncer is None:
-            syncer = threading.Thread(target=self._sync_loop, name="stockpot-sync", daemon=True)
-            with contextlib.suppress(RuntimeError):  # no more threads: what is finished is synced at the end
-                syncer.start()
-                self._syncer = syncer
+            if self._syncer is None:  # one alone: another would outlive this output, and write to others' descriptors
+                syncer = threading.Thread(target=self._sync_loop, name="stockpot-sync", daemon=True)
+                with contextlib.suppress(RuntimeError):  # no more threads: what is finished is synced at the end
+                    syncer.start()
+                    self._syncer = syncer
 
     def _sync_loop(self) -> None:
         while not self._stop:

@@ -31,16 +31,7 @@ def _inside(folder: Path, prefix: str) -> Iterator[tuple[str, Path]]:
                 )
             yield from _inside(entry, f"{prefix}{name}/")
         elif entry.is_file() and is_side_file(prefix + name):
-            _require_listable(entry)
             yield prefix + name, entry
-
-
-def _require_listable(entry: Path) -> None:
-    """A name that can stand in a list of checksums: text, on one line."""
-    if not entry.name.isprintable():  # what is no text in UTF-8 comes with surrogates, which cannot be printed either
-        raise errors.CheckpointError(
-            "a file whose name cannot be listed", file=str(entry), expected="printable text", remedy="rename it"
-        )
 
 
 def differing_side_files(template: Source, others: Iterable[Source]) -> list[str]:

@@ -8,11 +8,13 @@ import numpy as np
 
 from stockpot import errors
 from stockpot.checkpoint import Source, local_path, open_local
+from stockpot.engine._job import resolve
 from stockpot.engine._plan import Plan
 from stockpot.engine._provenance import PROVENANCE, RUN, identities
 from stockpot.engine._sinks import GEOMETRY
 from stockpot.engine._sums import SUMS, file_sum, read_sums
 from stockpot.measure import Array, unpack
+from stockpot.recipe import Recipe
 
 
 def stored_grams(out: str, plan: Plan) -> tuple[dict[str, Array], str]:
@@ -30,13 +32,15 @@ def stored_grams(out: str, plan: Plan) -> tuple[dict[str, Array], str]:
         record = json.loads((folder / PROVENANCE).read_text("utf-8"))
         inputs = json.loads((folder / RUN).read_text("utf-8"))["inputs"]
         sums, _ = read_sums((folder / SUMS).read_bytes())
-        granularity = record["recipe"]["granularity"] or "tensor"
-    except (OSError, ValueError, KeyError, TypeError) as error:
+        job = resolve(Recipe.from_data(record["recipe"], f"{folder}/{PROVENANCE}"))
+    except (OSError, ValueError, KeyError, TypeError, errors.StockpotError) as error:
         return {}, f"its records cannot be read ({type(error).__name__})"
     if inputs != [identities(checkpoint) for checkpoint in plan.inputs.checkpoints]:
         return {}, "it was made from other inputs, or they have changed"
-    if granularity != "tensor":
-        return {}, f"it was measured by {granularity}"
+    if job.granularity != "tensor":
+        return {}, f"it was measured by {job.granularity}"
+    if job.takes_raw:
+        return {}, f"{job.method.name} measured the models themselves, not what each learned"
     if file_sum(folder / GEOMETRY) != sums.get(GEOMETRY):
         return {}, "its inner products are not those that were written"
     source = open_local(GEOMETRY, folder / GEOMETRY)

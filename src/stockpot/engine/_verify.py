@@ -72,7 +72,7 @@ def verify(
     try:
         if path.is_dir():
             record = _record(_stated_by_folder(path), path / PROVENANCE)
-            problems += [*check_listed(path, record), *check_files(path, record)]
+            problems += [*check_files(path, record), *check_listed(path, record)]
             checkpoint = open_local(str(path), path)
             problems += check_agreement(path, record, checkpoint)
         else:

@@ -143,7 +143,7 @@ def _is_file(place: Path) -> bool:
 
 def _leads_out(name: str) -> bool:
     pure = PurePosixPath(name)
-    return not name or "\0" in name or pure.is_absolute() or ".." in pure.parts
+    return not pure.parts or "\0" in name or pure.is_absolute() or ".." in pure.parts
 
 
 def check_agreement(path: Path, record: Record, checkpoint: Checkpoint) -> Iterator[str]:
