@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import contextlib
+import ctypes
+import gc
 import json
 import shutil
 import sys
@@ -111,14 +113,33 @@ def entries(folder: str) -> int:
     return len(list(Path(folder).iterdir()))
 
 
+class _MallocInfo(ctypes.Structure):
+    _fields_ = [(name, ctypes.c_size_t) for name in (
+        "arena", "ordblks", "smblks", "hblks", "hblkhd", "usmblks", "fsmblks", "uordblks", "fordblks", "keepcost",
+    )]  # fmt: skip
+
+
+def malloc_bytes() -> int:
+    """What is allocated and not freed, by the C library's own count; 0 where it has none."""
+    function = getattr(ctypes.CDLL(None), "mallinfo2", None)
+    if function is None:
+        return 0
+    function.restype = _MallocInfo
+    found = function()
+    return int(found.uordblks + found.hblkhd)
+
+
 def held() -> dict[str, int]:
     """Memory, files, threads, mappings and temporary files of this process."""
+    gc.collect()
     deadline = time.monotonic() + 5.0
     while entries("/proc/self/task") > threading.active_count() and time.monotonic() < deadline:
         time.sleep(0.001)  # a thread that was joined may still be on its way out of the system
     status = dict(line.split(":", 1) for line in Path("/proc/self/status").read_text().splitlines())
     return {
         "rss_bytes": int(status["VmRSS"].split()[0]) * 1024,
+        "malloc_bytes": malloc_bytes(),
+        "python_blocks": sys.getallocatedblocks(),
         "files": entries("/proc/self/fd"),
         "threads": entries("/proc/self/task"),
         "mappings": Path("/proc/self/maps").read_text().count("\n"),

@@ -16,7 +16,7 @@ from stockpot.checkpoint import open_checkpoint
 from ._outputs import OUTPUTS
 from .conftest import Campaign
 
-SHORT_FLIPS = 25
+SHORT_FLIPS = 12
 
 
 def said(out: Path) -> str:
