@@ -258,6 +258,16 @@ def test_what_a_merge_measured_is_not_measured_again(tmp_path: Path) -> None:
         stockpot.geometry(base=base, models=models, stored=tmp_path)
 
 
+def test_products_of_models_themselves_are_no_geometry(tmp_path: Path) -> None:
+    """What ``slerp`` measured of the same two files is not taken for task vectors."""
+    base, model = saved(tmp_path, states(1))
+    out = tmp_path / "out"
+    stockpot.merge("slerp", base=base, models=[model], parameters={"t": 0.5}, out=out)
+    found = stockpot.geometry(base=base, models=[model], stored=out)
+    assert any("slerp measured the models themselves" in warning for warning in found.warnings)
+    assert np.array_equal(found.grams, stockpot.geometry(base=base, models=[model]).grams)
+
+
 def test_models_named_as_points_are(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Models whose names are ``mean`` or one another's are points of their own, told apart by their numbers."""
     made = states(3)
