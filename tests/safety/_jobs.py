@@ -148,6 +148,12 @@ def own_partial(job: Job, place: Path) -> None:
     _cut_off(job, place)
 
 
+def own_partial_without_weights(job: Job, place: Path) -> None:
+    """The same, of which a file of weights was lost, so that nothing of it counts."""
+    own_partial(job, place)
+    (job.out(place).with_name(job.name + ".partial") / "model-00002-of-00002.safetensors").unlink()
+
+
 def _cut_off(job: Job, place: Path, shard_size: str | None = None) -> None:
     base, *models = map(str, job.inputs)
 

@@ -17,7 +17,7 @@ from ._layer import Call
 
 PAGE = 4096
 MODES = ("none", "some", "some", "early", "names", "bytes")
-"""Of what was not synced: nothing is there; some of it; all up to a moment; all names and no bytes; the other way."""
+"""Of what was not synced: nothing is there; some of it; all up to a moment; names and sizes alone; bytes alone."""
 
 
 @dataclass(eq=False)
@@ -184,8 +184,8 @@ def _bytes(node: Node, history: _History, mode: str, choose: random.Random) -> b
     moment = choose.choice([when for when, _, _ in events])
     share = choose.random()
 
-    def survives(when: int) -> bool:
-        if when <= synced or mode in ("all", "bytes"):
+    def survives(when: int, is_size: bool = False) -> bool:
+        if when <= synced or mode in ("all", "bytes") or (mode == "names" and is_size):
             return True
         if mode == "early":
             return when < moment
@@ -194,7 +194,7 @@ def _bytes(node: Node, history: _History, mode: str, choose: random.Random) -> b
     kept: list[Event] = []
     for when, offset, data in events:
         if data is None or when <= synced:
-            if survives(when):
+            if survives(when, data is None):
                 kept.append((when, offset, data))
         else:
             kept.extend((when, start, part) for start, part in _pages(offset, data) if survives(when))

@@ -180,8 +180,15 @@ def done_by_another(shop: Shop) -> None:
 MOMENTS = {"while it writes": "write:4:stop:/model", "at its end": "create:1:stop:README"}
 
 
-@pytest.mark.parametrize("moment", MOMENTS)
-@pytest.mark.parametrize("change", [removed, removed_with_its_parent, a_file_removed, a_file_cut, done_by_another])
+TOUCHED = [
+    (change, moment)
+    for change in (removed, removed_with_its_parent, a_file_removed, done_by_another, a_file_cut)
+    for moment in MOMENTS
+    if change is not a_file_cut or moment == "at its end"  # cut earlier, it is filled with holes: verify tells those
+]
+
+
+@pytest.mark.parametrize(("change", "moment"), TOUCHED)
 def test_the_partial_is_touched(change: Callable[[Shop], None], moment: str, shop: Shop, campaign: Campaign) -> None:
     """What is taken from under a merge is noticed: exit 1, never an OUT that lacks it."""
     if moment == "while it writes" and change is not removed and not campaign.is_soak:

@@ -53,11 +53,11 @@ class Phases:
     def rule(self) -> tuple[str, str]:
         """The phase that is next, and the rule that kills in it; each phase in turn."""
         phase = ("planning", "writing", "renaming", "reading", "journal", "syncing", "tidying", "clock")[self.kills % 8]
-        self.kills += 1
         began = next(n for n, call in enumerate(self.calls) if call.name == "mkdir")
         early = began // 2  # opening and reading are two calls each, at least
         names = Counter(call.name for call in self.calls[began:])
-        action = self.choose.choice(("before", "after"))
+        action = ("after", "before")[self.kills // 8 % 2]
+        self.kills += 1
         if phase == "clock":
             return phase, ""
         if phase == "planning":
@@ -201,7 +201,7 @@ def test_killed_in_every_phase(
         spared += result.resumed * BYTES_PER_TENSOR
         if state == "whole":
             old = killer.fresh()
-    assert resumed or kills < 4, "nothing was ever gone on from"
+    assert resumed or kills < 8, "nothing was ever gone on from"
     facts[case] = {
         "kills": hits.total(), "phases": dict(hits), "left": dict(states), "continued": resumed,
         "bytes_not_read_again": spared, "ended_first": missed, "failures": 0,

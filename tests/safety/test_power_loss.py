@@ -14,7 +14,17 @@ import pytest
 
 from stockpot.checkpoint import repair
 
-from ._jobs import Job, made_of, old_output, others_partial, own_partial, undisturbed, without_syncing, write_inputs
+from ._jobs import (
+    Job,
+    made_of,
+    old_output,
+    others_partial,
+    own_partial,
+    own_partial_without_weights,
+    undisturbed,
+    without_syncing,
+    write_inputs,
+)
 from ._layer import Call, Layer, calls
 from ._power import MODES, Disk
 from .conftest import Campaign
@@ -32,6 +42,7 @@ JOBS = {
     "in place of an old file": lambda inputs: Job(inputs, "out.safetensors", ("--overwrite",), old_output),
     "in place of another's partial": lambda inputs: Job(inputs, "out", ("--overwrite",), others_partial),
     "continued": lambda inputs: Job(inputs, "out", (), own_partial),
+    "continued from half": lambda inputs: Job(inputs, "out", (), own_partial_without_weights),
     "started over": lambda inputs: Job(inputs, "out", ("--no-resume",), own_partial),
 }
 RULES = {"in place of an old folder, by two renames": "exchange:0:22"}
