@@ -27,7 +27,7 @@ class Campaign:
         return soak if self.is_soak else short
 
     def record(self, name: str, **facts: object) -> None:
-        """Facts of a campaign (JSON), under its name; docs/safety.md is made of them."""
+        """Facts of a campaign (JSON), under its name, once its checks held; docs/safety.md is made of them."""
         if self.is_soak:
             RESULTS.mkdir(parents=True, exist_ok=True)
             seconds = round(time.monotonic() - self.began, 1)
@@ -35,7 +35,7 @@ class Campaign:
             (RESULTS / f"{name}.json").write_text(json.dumps(content, indent=1) + "\n", "utf-8")
 
 
-@pytest.fixture
+@pytest.fixture(scope="module")
 def campaign(request: pytest.FixtureRequest) -> Campaign:
-    """How much this run does."""
+    """How much this run does, and since when: the tests of a module are one campaign."""
     return Campaign(is_soak=bool(request.config.getoption("--soak")))
