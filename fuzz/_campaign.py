@@ -28,6 +28,7 @@ RUNS = {
     "adapter": 100_000,
     "provenance": 20_000,
 }
+MENDED = Path("tests/safety/findings")
 PIECE = 100_000
 """Runs of one process: results are written after each."""
 PLANTED_RUNS = 200_000
@@ -42,16 +43,18 @@ def campaign(names: Sequence[str], findings: Path) -> int:
             if done.finding is not None:
                 print(f"FINDING: {done.finding}\n{done.said}", file=sys.stderr)
                 return 1
-            before = targets.get(name, {"executions": 0, "seconds": 0.0, "branches": 0, "features": 0})
+            before = targets.get(name, {"executions": 0, "seconds": 0.0})
             targets[name] = {
                 "executions": before["executions"] + done.executions,
                 "seconds": round(before["seconds"] + done.seconds, 1),
-                "branches": max(before["branches"], done.branches),
-                "features": max(before["features"], done.features),
+                "branches": max(before.get("branches", 0), done.branches),
+                "features": max(before.get("features", 0), done.features),
+                "peak_megabytes": max(before.get("peak_megabytes", 0), done.peak_megabytes),
             }
             targets[name]["executions_per_second"] = round(targets[name]["executions"] / targets[name]["seconds"])
             RESULTS.parent.mkdir(parents=True, exist_ok=True)
-            content = {"machine": report.machine(), "targets": targets}
+            mended = sorted(path.name for path in MENDED.iterdir())
+            content = {"machine": report.machine(), "targets": targets, "found_and_mended": mended}
             RESULTS.write_text(json.dumps(content, indent=1) + "\n", "utf-8")
             print(name, targets[name], flush=True)
     return 0

@@ -7,7 +7,7 @@ import subprocess
 import sys
 import tempfile
 import time
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from pathlib import Path
 
 MEMORY = Path("/dev/shm")
@@ -26,15 +26,9 @@ class Session:
     seconds: float
     branches: int
     features: int
-    corpus: int
     peak_megabytes: int
     finding: str | None
     said: str
-
-    def record(self) -> dict[str, object]:
-        """The numbers, for a file of results."""
-        found = {key: value for key, value in asdict(self).items() if key not in ("target", "said")}
-        return {**found, "executions_per_second": round(self.executions / max(self.seconds, 1e-9))}
 
 
 def session(
@@ -67,12 +61,12 @@ def session(
     if done.returncode and "Test unit written to" not in said:
         raise RuntimeError(f"the fuzzer itself failed (exit {done.returncode}):\n{said[-3000:]}")
     written = re.findall(r"Test unit written to (\S+)", said)
-    seen = re.findall(r"cov: (\d+) ft: (\d+) corp: (\d+)/", said) or [("0", "0", "0")]
+    seen = re.findall(r"cov: (\d+) ft: (\d+)", said) or [("0", "0")]
     peak = re.search(r"stat::peak_rss_mb:\s*(\d+)", said)
     executed = re.search(r"stat::number_of_executed_units:\s*(\d+)", said)
     count = int(executed[1]) if executed else max([int(n) for n in re.findall(r"^#(\d+)", said, re.M)], default=0)
-    branches, features, kept = map(int, seen[-1])
+    branches, features = map(int, seen[-1])
     return Session(
-        target, count, round(spent, 1), branches, features, kept, int(peak[1]) if peak else 0,
+        target, count, round(spent, 1), branches, features, int(peak[1]) if peak else 0,
         written[-1] if written else None, said[-6000:],
     )  # fmt: skip

@@ -33,7 +33,7 @@ def stored_grams(out: str, plan: Plan) -> tuple[dict[str, Array], str]:
         inputs = json.loads((folder / RUN).read_text("utf-8"))["inputs"]
         sums, _ = read_sums((folder / SUMS).read_bytes())
         job = resolve(Recipe.from_data(record["recipe"], f"{folder}/{PROVENANCE}"))
-    except (OSError, ValueError, KeyError, TypeError, errors.StockpotError) as error:
+    except (OSError, ValueError, KeyError, TypeError, RecursionError, errors.StockpotError) as error:
         return {}, f"its records cannot be read ({type(error).__name__})"
     if inputs != [identities(checkpoint) for checkpoint in plan.inputs.checkpoints]:
         return {}, "it was made from other inputs, or they have changed"
@@ -44,10 +44,18 @@ def stored_grams(out: str, plan: Plan) -> tuple[dict[str, Array], str]:
     if file_sum(folder / GEOMETRY) != sums.get(GEOMETRY):
         return {}, "its inner products are not those that were written"
     source = open_local(GEOMETRY, folder / GEOMETRY)
-    missing = [group.name for group in plan.groups if group.name not in source.tensors]
+    missing = [
+        group.name for group in plan.groups if not _holds(source, group.name, len(plan.slots[group.slots[0]].sources))
+    ]
     if missing:
         return {}, f"it does not hold {missing[0]}"
     return _read(source, plan), ""
+
+
+def _holds(source: Source, name: str, size: int) -> bool:
+    """Whether the inner products of so many models are there under a name."""
+    info = source.tensors.get(name)
+    return info is not None and (info.dtype, info.nbytes) == ("F64", size * (size + 1) // 2 * 8)
 
 
 def _read(source: Source, plan: Plan) -> dict[str, Array]:

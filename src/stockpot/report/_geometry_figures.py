@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from stockpot import errors
 from stockpot.engine import Geometry
 from stockpot.measure import KINDS
 from stockpot.report._drawing import BLUE, GREEN, GREY, INK, ORANGE, PINK, RED, Data, Picture, blank
@@ -141,7 +142,7 @@ def draw_cosines(data: Data) -> Figure:
     axes.grid(visible=False)
     shown = axes.imshow(np.array(data["cosines"]).reshape(rows, columns), vmin=-1, vmax=1, cmap="PuOr_r", aspect="auto")
     every = -(-rows // 36)
-    axes.set_yticks(range(0, rows, every), data["blocks"][::every], fontsize=7)
+    axes.set_yticks(range(0, rows, every), list(map(errors.printable, data["blocks"][::every])), fontsize=7)
     across = -(-columns // 24)
     axes.set_xticks(range(0, columns, across), data["pairs"][::across], fontsize=7, rotation=90 if columns > 8 else 0)
     axes.set_xlabel("pair of models")
