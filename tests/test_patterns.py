@@ -13,6 +13,7 @@ GOOD = (
     *(r"^model[.]layers[.](\d+)[.]self_attn[.](q|k|v)_proj", "norm", "layers.*weight$", r"^(?!.*norm).*[.]weight$", ""),
     *(r"(?:[.]\w+)*x", r"(\w+[.])*x", r"([^.]+[.])+weight", r"(?:model[.])?layers[.]\d+", "x{1,3}y?z?", "(foo|bar){3}"),
     *(".*.*.*!", "(a+){1}", "(?P<n>a+)_(?P=n)", r"(?i:LAYERS)[.]\d{1,3}", "(a)?(?(1)b|c)", "[[a]", "\\w+?", "a|b|c"),
+    ".*layers.*mlp.*down.*weight.*",
 )
 FOREVER = (
     *("(a+)+$", r"(\w+[.]?)+$x", "([a-z_.0-9]+)*!", "(.*.*)*!", "(a|aa)*!", "(?:a?a)*b", "((a*)*)*", "(a?){30}a{30}"),

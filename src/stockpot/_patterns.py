@@ -52,7 +52,17 @@ def _measured(pattern: str) -> tuple[int, int]:
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # on sets that a later version of Python may read otherwise
         re.compile(pattern)
-        return _count(sre.parse(pattern))
+        parsed: Any = sre.parse(pattern)
+        items = list(parsed)
+        while items and _takes_the_rest(items[-1]):
+            items.pop()
+        return _count(items)
+
+
+def _takes_the_rest(item: tuple[Any, Any]) -> bool:
+    """Whether it is a last ``.*``, which is never tried twice."""
+    operation, arguments = item
+    return str(operation) in _REPEATS and arguments[0] == 0 and [str(name) for name, _ in arguments[2]] == ["ANY"]
 
 
 def _count(items: Any) -> tuple[int, int]:

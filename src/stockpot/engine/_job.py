@@ -256,7 +256,11 @@ def require_pattern(option: str, pattern: str) -> None:
     try:
         require_bounded(pattern)
     except (re.error, RecursionError, OverflowError) as error:
-        raise errors.ParameterError(f"{option} is no regular expression to use ({error})", got=repr(pattern)) from None
+        raise errors.ParameterError(
+            f"{option} is no regular expression to use ({error})",
+            got=repr(pattern),
+            remedy="no repeat inside a repeat, and few .*" if "forever" in str(error) else None,
+        ) from None
 
 
 def split_rename(text: str) -> tuple[str | None, str, str]:
