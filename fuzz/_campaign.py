@@ -14,8 +14,8 @@ from fuzz._session import session
 
 RESULTS = Path("benchmarks/results/safety/fuzz.json")
 RUNS = {
-    "header": 6_000_000,
-    "index": 3_000_000,
+    "header": 6_500_000,
+    "index": 3_600_000,
     "folder": 900_000,
     "shards": 100_000,
     "config": 100_000,
@@ -54,7 +54,8 @@ def campaign(names: Sequence[str], findings: Path) -> int:
             targets[name]["executions_per_second"] = round(targets[name]["executions"] / targets[name]["seconds"])
             RESULTS.parent.mkdir(parents=True, exist_ok=True)
             mended = sorted(path.name for path in MENDED.iterdir())
-            content = {"machine": report.machine(), "targets": targets, "found_and_mended": mended}
+            seconds = round(sum(one["seconds"] for one in targets.values()), 1)
+            content = {"machine": report.machine(), "seconds": seconds, "targets": targets, "found_and_mended": mended}
             RESULTS.write_text(json.dumps(content, indent=1) + "\n", "utf-8")
             print(name, targets[name], flush=True)
     return 0
