@@ -429,13 +429,16 @@ def test_one_thread_syncs(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> No
             time.sleep(0.05)
         start(thread)
 
-    staging = Staging(tmp_path / "out", "job")
+    def syncing() -> set[threading.Thread]:
+        return {thread for thread in threading.enumerate() if thread.name == "stockpot-sync"}
+
+    staging, others = Staging(tmp_path / "out", "job"), syncing()
     monkeypatch.setattr(threading.Thread, "start", slowly)
     workers = [threading.Thread(target=staging.finish, args=({"gram": str(n)},)) for n in range(4)]
     for worker in workers:
         worker.start()
     for worker in workers:
         worker.join()
-    assert sum(thread.name == "stockpot-sync" for thread in threading.enumerate()) == 1
+    assert len(syncing() - others) == 1
     staging.keep()
-    assert not any(thread.name == "stockpot-sync" for thread in threading.enumerate())
+    assert not syncing() - others

@@ -15,13 +15,12 @@ from stockpot.checkpoint._files import FileIdentity, View, identity, require_rea
 from stockpot.checkpoint._folder import PICKLE_SUFFIXES, is_weights
 from stockpot.checkpoint._hub import Repository
 from stockpot.checkpoint._hub_errors import CutShortError, asked
-from stockpot.checkpoint._pickle import ARCHIVE_ERRORS
+from stockpot.checkpoint._pickle import ARCHIVE_ERRORS, LOCAL_HEADER_BYTES, stored_name
 from stockpot.checkpoint._side_names import is_side_file
 
 BLOCK_BYTES = 32 << 10
 """What one request asks for at least: the header of most files."""
 KEPT_BLOCKS = 256
-LOCAL_HEADER_BYTES = 30
 SKIPPED_BYTES = 1 << 20
 """How far into a file a server is followed that sends it from its beginning, whatever part was asked for."""
 SMALL_FILE_CAP = 100 << 20
@@ -236,6 +235,11 @@ def _is_weight_data(name: str) -> bool:
     return is_weights(name.rpartition("/")[2]) and not name.endswith(".json")
 
 
+def _local_header(member: zipfile.ZipInfo) -> tuple[int, int]:
+    """Where the header before a member lies, with its name."""
+    return member.header_offset, member.header_offset + LOCAL_HEADER_BYTES + len(stored_name(member))
+
+
 MEMBERS_CAP = 20_000
 """Members of an archive that are asked for one by one, many at a time."""
 
@@ -258,21 +262,21 @@ class RangeFile(io.RawIOBase):
         if self._name.endswith(PICKLE_SUFFIXES) and self._blocks.get(0, b"").startswith(b"PK\x03\x04"):
             try:
                 with zipfile.ZipFile(cast(BinaryIO, self)) as archive:
-                    places = [member.header_offset for member in archive.infolist()]
+                    places = [_local_header(member) for member in archive.infolist()]
             except ARCHIVE_ERRORS as error:
                 if isinstance(error, errors.StockpotError):
                     raise
                 return  # whoever reads it says what is wrong with it
             self._place = 0
             far = [
-                place for place in places
-                if 0 <= place <= self._size - LOCAL_HEADER_BYTES and place // BLOCK_BYTES not in self._blocks
+                (start, stop) for start, stop in places
+                if start >= 0 and stop <= self._size and start // BLOCK_BYTES not in self._blocks
             ]  # fmt: skip
             if len(far) > MEMBERS_CAP:
                 return  # its header is read as far as is needed, a block at a time
             with ThreadPoolExecutor(CONNECTIONS) as pool:
-                found = pool.map(lambda at: self._folder.range(self._name, at, at + LOCAL_HEADER_BYTES), far)
-                self._pieces = dict(zip(far, found, strict=True))
+                found = pool.map(lambda piece: self._folder.range(self._name, *piece), far)
+                self._pieces = {start: data for (start, _), data in zip(far, found, strict=True)}
 
     def readable(self) -> bool:
         """It is."""

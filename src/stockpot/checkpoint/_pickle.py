@@ -25,6 +25,8 @@ ARCHIVE_ERRORS = (zipfile.BadZipFile, NotImplementedError, OSError, RuntimeError
 """What zipfile raises over bytes that nobody vouches for: its own error; a compression that it does not know; a seek to
 nowhere; an encrypted member; a member or a name cut short; damaged compressed bytes. Some of our own errors are of
 these kinds too, and must be let through first."""
+LOCAL_HEADER_BYTES = 30
+"""Of a member of an archive, before its name."""
 LEGACY_MAGIC = 0x1950A86A20F9469CFC6C
 PICKLE_CAP = 1 << 30
 """Largest pickle that is read into memory, in bytes (weights are not part of it)."""
@@ -317,13 +319,19 @@ def _require_plain(members: Sequence[zipfile.ZipInfo], path: str) -> None:
 def _member_offset(handle: BinaryIO, member: zipfile.ZipInfo, path: str) -> int:
     """Start of a member's bytes: after its local header (30 bytes, then name and extra field)."""
     handle.seek(member.header_offset)
-    local = handle.read(30)
-    if len(local) < 30 or local[:4] != b"PK\x03\x04":
+    name = stored_name(member)
+    local = handle.read(LOCAL_HEADER_BYTES + len(name))
+    if len(local) < LOCAL_HEADER_BYTES or local[:4] != b"PK\x03\x04":
         raise errors.PickleFormatError("a damaged archive", file=path, tensor=member.filename)
-    name_bytes, extra_bytes = struct.unpack("<HH", local[26:30])
-    if handle.read(name_bytes) != member.orig_filename.encode("utf-8" if member.flag_bits & 0x800 else "cp437"):
+    name_bytes, extra_bytes = struct.unpack("<HH", local[26:LOCAL_HEADER_BYTES])
+    if name_bytes != len(name) or local[LOCAL_HEADER_BYTES:] != name:
         raise errors.PickleFormatError("a member that has two names", file=path, tensor=member.filename[:80])
-    return int(member.header_offset + 30 + name_bytes + extra_bytes)
+    return int(member.header_offset + LOCAL_HEADER_BYTES + name_bytes + extra_bytes)
+
+
+def stored_name(member: zipfile.ZipInfo) -> bytes:
+    """A member's name as the archive's list holds it."""
+    return member.orig_filename.encode("utf-8" if member.flag_bits & 0x800 else "cp437")
 
 
 def _open_legacy(handle: BinaryIO, path: str) -> tuple[Any, dict[str, tuple[int, int]]]:
