@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 import os
 import subprocess
 import sys
@@ -14,10 +15,10 @@ from ._long_run import Ways, ways
 from .conftest import Campaign
 
 ROOT = Path(__file__).parents[2]
-BOUNDS = {"rss_bytes": (600_000, 50_000), "malloc_bytes": (20_000, 1_000), "python_blocks": (100, 10)}
+BOUNDS = {"rss_bytes": (math.inf, 50_000), "malloc_bytes": (20_000, 1_000), "python_blocks": (100, 10)}
 """Growth allowed for each merge, by ``make test`` and by ``make soak``. A model has 2,100,000 bytes, so that what one
 way of fifteen keeps of it would show. The C library's count of what was not freed is sharp; resident memory also holds
-what was freed and lies between, and goes on settling for hundreds of merges."""
+what was freed and lies between, and goes on settling for hundreds of merges: over a few it tells nothing."""
 
 
 def test_nothing_leaks(tmp_path: Path, campaign: Campaign) -> None:
