@@ -12,6 +12,7 @@ import fcntl
 import hashlib
 import os
 import socket
+import stat
 import threading
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
@@ -25,12 +26,16 @@ from stockpot.checkpoint._pickle_writer import offsets, read_provenance, seal, w
 from stockpot.checkpoint._replacing import (
     JOURNAL,
     LOCK,
+    OLD,
+    PARTIAL,
     empty,
     is_ours,
     partial_of,
+    place_of,
     remove_partial,
     replace,
     sync_folder,
+    unmark,
 )
 
 SYNC_SECONDS = 1.0
@@ -42,7 +47,7 @@ def require_outside(out: Path, inputs: Iterable[Path]) -> None:
     remedy = "choose another --out"
     try:
         target = out.absolute().resolve()
-        own = [target, *(target.with_name(target.name + suffix) for suffix in (".partial", ".old") if target.name)]
+        own = [target, *(target.with_name(target.name + suffix) for suffix in (PARTIAL, OLD) if target.name)]
         for place in own:
             with contextlib.suppress(FileNotFoundError):
                 place.stat()
@@ -62,7 +67,7 @@ def require_outside(out: Path, inputs: Iterable[Path]) -> None:
         raise errors.OutputError("the output needs a name of its own", got=repr(str(out)), remedy=remedy)
 
 
-def require_free(out: Path, overwrite: bool) -> None:
+def require_free(out: Path, overwrite: bool, is_one_file: bool = False) -> None:
     """OUT does not exist, or may be replaced."""
     if not (out.exists() or out.is_symlink()):
         return
@@ -71,6 +76,10 @@ def require_free(out: Path, overwrite: bool) -> None:
     if not overwrite:
         raise errors.OutputExistsError(
             "the output exists", file=str(out), remedy="choose another --out, or --overwrite"
+        )
+    if is_one_file and out.is_dir():
+        raise errors.OutputExistsError(
+            "the output is a folder, and its name asks for one file", file=str(out), remedy="choose another --out"
         )
     if not _is_ours(out):
         raise errors.OutputExistsError(
@@ -104,6 +113,7 @@ class Staging:
         self.out = out
         self.folder = partial_of(out)
         self.existed = self.folder.exists()
+        self._replaced = place_of(out)
         self._files = Descriptors[str](lambda name: self.folder / name, os.O_RDWR | os.O_NOFOLLOW, os.fdatasync)
         self._unsynced: dict[str, None] = {}
         self._unsynced_folders: dict[Path, None] = {}
@@ -168,38 +178,44 @@ class Staging:
                 remedy="choose another --out, or mount it with locks",
             ) from None
         os.ftruncate(fd, 0)
-        _write_all(fd, memoryview(_holder()), 0)
+        _write_all(fd, memoryview(f"process {os.getpid()} on {socket.gethostname()}\n".encode()), 0)
         return fd
 
     def _open_journal(self, key: str, resume: bool, overwrite: bool) -> Journal:
         path = self.folder / JOURNAL
         self._continued = path.exists()
+        with contextlib.ExitStack() as opened_here:
+            journal = Journal(path)
+            opened_here.callback(journal.close)
+            if self._is_continued(journal, key, resume, overwrite):
+                opened_here.pop_all()
+                return journal
+        self._continued = False
+        empty(self.folder)
+        path.unlink()
         journal = Journal(path)
+        journal.commit(encode({"job": key}))
+        return journal
+
+    def _is_continued(self, journal: Journal, key: str, resume: bool, overwrite: bool) -> bool:
+        """Whether the partial is gone on from; False where it may be emptied; raises where it is another's."""
         owner = journal.records[0].get("job") if journal.records else None
         others = [entry for entry in self.folder.iterdir() if entry.name not in (LOCK, JOURNAL)]
-        if owner == key and resume:
+        if owner == key and resume and all(_is_plain(entry) for entry in _walk(self.folder)):
             closed = next((n for n, record in enumerate(journal.records) if CLOSING in record), None)
             if closed is not None:  # cut off at the end, and under way again
                 journal.forget(closed)
-            return journal
+            return True
         if owner != key and (others or owner) and not (overwrite and owner):
-            journal.close()
             if not self._continued:  # somebody else's folder: leave no trace in it
-                path.unlink()
-                (self.folder / LOCK).unlink()
+                unmark(self.folder)
             what, remedy = (
                 ("an unfinished output of another job", "finish it with its own command, or --overwrite discards it")
                 if owner
                 else ("a folder that is no unfinished output", "move it away, or choose another --out")
             )
             raise errors.OutputExistsError(f"{what} is there", file=str(self.folder), remedy=remedy)
-        self._continued = False
-        journal.close()
-        empty(self.folder)
-        path.unlink()
-        journal = Journal(path)
-        journal.commit(encode({"job": key}))
-        return journal
+        return False
 
     def create(self, name: str, size: int, head: bytes = b"") -> None:
         """Open a file of that size, allocated at once, with its first bytes."""
@@ -365,17 +381,17 @@ class Staging:
         before_rename()
         self._require_untouched()
 
-        def close(aside: str) -> None:
-            self._journal.commit(encode({CLOSING: aside, "file": one_file}))
+        def close(aside: str, mark: str) -> None:
+            self._journal.commit(encode({CLOSING: aside, "file": one_file, "old": mark}))
 
         try:
             self._sync_files()
             for folder, _, _ in os.walk(self.folder):
                 sync_folder(Path(folder))
-            replace(self.folder if one_file is None else self.folder / one_file, self.out, close)
+            source = self.folder if one_file is None else self.folder / one_file
+            replace(source, self.out, self._replaced, close)
             if one_file is None:
-                for name in (JOURNAL, LOCK):
-                    (self.out / name).unlink(missing_ok=True)
+                unmark(self.out)
             else:
                 remove_partial(self.folder)
         except OSError as error:
@@ -383,13 +399,19 @@ class Staging:
         self._close()
 
     def _require_untouched(self) -> None:
-        """The folder is the one that this process has locked, and all that was written is in it."""
+        """The folder is the one that this process has locked, and holds what was written and nothing else."""
         try:
             found = {name: (self.folder / name).lstat().st_size for name in self._sizes}
-            is_ours = (self.folder / LOCK).read_bytes() == _holder()
+            held = os.fstat(self._lock)
+            is_held = place_of(self.folder / LOCK) == (held.st_dev, held.st_ino)
         except OSError:
-            is_ours = False
-        if not is_ours or found != self._sizes:
+            is_held = False
+        if is_held:
+            known = {self.folder / name for name in (*self._sizes, JOURNAL, LOCK)}
+            for entry in _walk(self.folder):  # what an earlier run has copied, and this one has not
+                if entry not in known and not (entry.is_dir() and not entry.is_symlink()):
+                    entry.unlink()
+        if not is_held or found != self._sizes:
             raise errors.RunError(
                 "the unfinished output was removed or changed while it was written",
                 file=str(self.folder),
@@ -409,12 +431,12 @@ class Staging:
         self._wake.set()
         if self._syncer is not None:
             self._syncer.join()
-        self._close()
         if not self.existed:
             self._remove()
         elif not self._continued:
             remove_partial(self.folder)
             self.folder.mkdir()
+        self._close()  # the lock last: nobody else begins there before it is removed
 
     def _remove(self) -> None:
         """Remove what this run made."""
@@ -436,8 +458,15 @@ class Staging:
         os.close(self._lock)
 
 
-def _holder() -> bytes:
-    return f"process {os.getpid()} on {socket.gethostname()}\n".encode()
+def _walk(folder: Path) -> Iterator[Path]:
+    """All that lies in a folder, links not followed."""
+    for place, folders, files in os.walk(folder):
+        yield from (Path(place) / name for name in (*folders, *files))
+
+
+def _is_plain(entry: Path) -> bool:
+    """Whether it is what we make: a regular file or a folder. Through a link another's file would be written."""
+    return stat.S_IFMT(entry.lstat().st_mode) in (stat.S_IFREG, stat.S_IFDIR)
 
 
 def _allocate(fd: int, size: int) -> None:

@@ -19,6 +19,7 @@ from stockpot.checkpoint import (
     blank_seal,
     header_bytes,
     pack_file,
+    partial_of,
     repair,
     require_free,
     require_outside,
@@ -78,13 +79,12 @@ def check_output(plan: Plan, *, overwrite: bool, dry_run: bool = False) -> None:
     require_outside(plan.out, [root for checkpoint in plan.inputs.given.checkpoints for root in checkpoint.roots])
     if not dry_run:
         repair(plan.out)
-    require_free(plan.out, overwrite)
+    require_free(plan.out, overwrite, plan.is_one_file)
     if not plan.is_one_file:
         for path in side_files(plan.template).values():
             require_readable(path)
     needed, free = disk_needed(plan), disk_free(plan.out)
-    partial = plan.out.with_name(plan.out.name + ".partial")
-    if needed > free and not partial.exists():
+    if needed > free and not partial_of(plan.out).exists():
         raise errors.NoSpaceError(
             "the disk has too little room", file=str(plan.out), expected=f"{needed} bytes free", got=f"{free}",
             remedy="free some space, or choose another --out",
