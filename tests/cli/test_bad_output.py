@@ -5,7 +5,6 @@ from __future__ import annotations
 import fcntl
 import os
 import shutil
-import subprocess
 import tempfile
 from collections.abc import Iterator
 from pathlib import Path
@@ -13,6 +12,7 @@ from types import SimpleNamespace
 
 import pytest
 import torch
+from tests.safety._mounts import mounted
 
 from ._kitchen import Kitchen, Program, check_error, load, numbers, save, snapshot
 
@@ -361,16 +361,8 @@ def small_disk(tmp_path: Path) -> Iterator[Path]:
     """A disk of one megabyte, where mounting is permitted."""
     place = tmp_path / "disk"
     place.mkdir()
-    command = ["mount", "-t", "tmpfs", "-o", "size=1m", "tmpfs", str(place)]
-    if os.geteuid() != 0 or shutil.which("mount") is None:
-        pytest.skip("only root may mount a small disk")
-    done = subprocess.run(command, capture_output=True, text=True, check=False)
-    if done.returncode:
-        pytest.skip(f"mounting is not permitted here: {done.stderr.strip()}")
-    try:
+    with mounted(place, "size=1m"):
         yield place
-    finally:
-        subprocess.run(["umount", str(place)], check=True)
 
 
 def test_small_disk(small_disk: Path, program: Program, kitchen: Kitchen) -> None:

@@ -18,6 +18,7 @@ from tests.engine._processes import Ended, ended, reaches
 
 from ._jobs import LAYERS, Job, undisturbed, without_syncing, write_inputs
 from ._layer import Layer, calls
+from ._mounts import mounted
 from .conftest import Campaign
 
 EIO, NOSPC, QUOTA, READONLY, NOLOCK = errno.EIO, errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.ENOLCK
@@ -312,16 +313,8 @@ def test_little_memory(megabytes: int, shop: Shop, campaign: Campaign) -> None:
 
 def test_a_file_system_mounted_read_only(shop: Shop) -> None:
     """Exit 2 before anything is read; mounted to be written, the same command finishes."""
-    mount = ["mount", "-t", "tmpfs", "-o", "size=8m,ro", "tmpfs", str(shop.place)]
-    if os.geteuid() != 0 or shutil.which("mount") is None:
-        pytest.skip("only root may mount")
-    done = subprocess.run(mount, capture_output=True, text=True, check=False)
-    if done.returncode:
-        pytest.skip(f"mounting is not permitted here: {done.stderr.strip()}")
-    try:
+    with mounted(shop.place, "size=8m,ro"):
         result = ended(shop.start())
         shop.check_told("mounted read-only", result, 2, ["cannot be written there (Read-only file system)"])
         subprocess.run(["mount", "-o", "remount,rw", str(shop.place)], check=True)
         shop.check_finishes("mounted read-only")
-    finally:
-        subprocess.run(["umount", str(shop.place)], check=True)

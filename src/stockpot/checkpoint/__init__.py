@@ -27,11 +27,12 @@ from stockpot.checkpoint._layout import (
 )
 from stockpot.checkpoint._open import Checkpoint, is_local, local_path, open_checkpoint, open_local
 from stockpot.checkpoint._pickle_writer import damaged_member, is_sealed_archive, read_provenance
+from stockpot.checkpoint._places import require_free, require_outside
 from stockpot.checkpoint._replacing import partial_of, repair
 from stockpot.checkpoint._runs import last_checkpoints
 from stockpot.checkpoint._side_names import is_side_file, is_side_folder, is_weight_file
 from stockpot.checkpoint._source import LastGathered, Part, Source, part_of, read_dense, together
-from stockpot.checkpoint._staging import Staging, require_free, require_outside
+from stockpot.checkpoint._staging import Staging
 from stockpot.checkpoint._ties import CONFIG_DEPTH, EMBEDDINGS, HEADS, TIE, ties_words
 
 __all__ = [

@@ -22,14 +22,11 @@ from stockpot import errors
 from stockpot.checkpoint._descriptors import Descriptors, opened
 from stockpot.checkpoint._journal import CLOSING, Journal, encode
 from stockpot.checkpoint._layout import Spec
-from stockpot.checkpoint._pickle_writer import offsets, read_provenance, seal, write_skeleton
+from stockpot.checkpoint._pickle_writer import offsets, seal, write_skeleton
 from stockpot.checkpoint._replacing import (
     JOURNAL,
     LOCK,
-    OLD,
-    PARTIAL,
     empty,
-    is_ours,
     partial_of,
     place_of,
     remove_partial,
@@ -40,66 +37,6 @@ from stockpot.checkpoint._replacing import (
 
 SYNC_SECONDS = 1.0
 COPY_BYTES = 4 << 20
-
-
-def require_outside(out: Path, inputs: Iterable[Path]) -> None:
-    """OUT has a name of its own; it, OUT.partial and OUT.old lie outside all inputs, and the inputs outside them."""
-    remedy = "choose another --out"
-    try:
-        target = out.absolute().resolve()
-        own = [target, *(target.with_name(target.name + suffix) for suffix in (PARTIAL, OLD) if target.name)]
-        for place in own:
-            with contextlib.suppress(FileNotFoundError):
-                place.stat()
-    except (OSError, ValueError, RuntimeError) as error:
-        why = getattr(error, "strerror", None) or error
-        raise errors.OutputError(f"the output cannot have that name ({why})", remedy=remedy) from None
-    for given in inputs:
-        source = given.absolute().resolve()
-        if any(place == source or place in source.parents for place in own) or source in target.parents:
-            raise errors.OutputError(
-                "the output and an input may not lie inside each other",
-                file=str(out),
-                got=f"input {given}",
-                remedy=remedy,
-            )
-    if not out.name or out.name == "..":
-        raise errors.OutputError("the output needs a name of its own", got=repr(str(out)), remedy=remedy)
-
-
-def require_free(out: Path, overwrite: bool, is_one_file: bool = False) -> None:
-    """OUT does not exist, or may be replaced."""
-    if not (out.exists() or out.is_symlink()):
-        return
-    if out.is_symlink():
-        raise errors.OutputExistsError("the output is a symbolic link", file=str(out), remedy="choose another --out")
-    if not overwrite:
-        raise errors.OutputExistsError(
-            "the output exists", file=str(out), remedy="choose another --out, or --overwrite"
-        )
-    if is_one_file and out.is_dir():
-        raise errors.OutputExistsError(
-            "the output is a folder, and its name asks for one file", file=str(out), remedy="choose another --out"
-        )
-    if not _is_ours(out):
-        raise errors.OutputExistsError(
-            "the output exists and was not made by stockpot: it is not replaced",
-            file=str(out),
-            remedy="remove it yourself, or choose another --out",
-        )
-
-
-def _is_ours(out: Path) -> bool:
-    if out.is_dir():
-        return is_ours(out)
-    if out.suffix == ".pt":
-        return read_provenance(out) is not None
-    try:
-        from stockpot.checkpoint._open import open_local
-
-        return "stockpot" in open_local(str(out), out).metadata
-    except errors.StockpotError:
-        return False
 
 
 class Staging:
