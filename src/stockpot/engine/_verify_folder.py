@@ -16,6 +16,8 @@ from stockpot.checkpoint import (
     CONFIG,
     Checkpoint,
     Part,
+    Source,
+    TensorInfo,
     header_of,
     is_mergeable,
     is_side_folder,
@@ -203,28 +205,33 @@ def _check_grams(file: Path, job: Job, record: Record) -> Iterator[str]:
         return
     source = open_local(GEOMETRY, file)
     records = Records()
+    size = len(job.models) + job.anchored
     for name, info in source.tensors.items():
-        size = int(np.sqrt(2 * info.shape[-1])) if info.shape else 0
-        if info.dtype != "F64" or len(info.shape) > 2 or not size or size * (size + 1) // 2 != info.shape[-1]:
-            yield f"{GEOMETRY}: tensor {name} is no upper triangle"
-            continue
-        data = bytearray(info.nbytes)
-        source.read_into(info, 0, memoryview(data))
-        gram = unpack(np.frombuffer(data).reshape(info.shape), size)
-        rows = info.shape[0] if len(info.shape) > 1 else 0
-        try:
-            mixture = job.method(gram, job.values)
-        except errors.MethodError as error:
-            yield f"{GEOMETRY}: tensor {name}: {error.what}"
-            continue
-        group = Group(name, (), rows)
-        if rows:
+        if info.dtype != "F64" or len(info.shape) not in (1, 2) or info.shape[-1] != size * (size + 1) // 2:
+            yield f"{GEOMETRY}: tensor {name} is no upper triangle of {size} inputs"
+        else:
+            yield from _answered(source, info, size, job, records)
+    yield from differing_groups(records, record, f"{GEOMETRY} gives other coefficients than {PROVENANCE}")
+    yield from (f"{GEOMETRY}: tensor {name}: missing" for name in record.groups if name not in source.tensors)
+
+
+def _answered(source: Source, info: TensorInfo, size: int, job: Job, records: Records) -> Iterator[str]:
+    """Record what the method answers to stored inner products; yield why it does not."""
+    data = np.empty(info.shape)
+    source.read_into(info, 0, data.view(np.uint8).reshape(-1).data)
+    group = Group(info.name, (), info.shape[0] if len(info.shape) > 1 else 0)
+    try:
+        with np.errstate(all="ignore"):
+            mixture = job.answer(unpack(data, size))
+        if group.rows:
             records.add_rows(group, 0, mixture)
             records.finish_rows(group)
         else:
             records.add(group, mixture)
-    yield from differing_groups(records, record, f"{GEOMETRY} gives other coefficients than {PROVENANCE}")
-    yield from (f"{GEOMETRY}: tensor {name}: missing" for name in record.groups if name not in source.tensors)
+    except errors.MethodError as error:
+        yield f"{GEOMETRY}: tensor {info.name}: {error.what}"
+    except (ArithmeticError, LookupError, TypeError, ValueError) as error:  # a method trusts its inner products
+        yield f"{GEOMETRY}: tensor {info.name}: {job.method.name} cannot work on it ({error})"
 
 
 def differing_groups(records: Records, record: Record, what: str) -> Iterator[str]:
