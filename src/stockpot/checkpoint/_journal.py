@@ -7,15 +7,19 @@ from __future__ import annotations
 
 import json
 import os
+import re
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 import xxhash
 
+from stockpot.checkpoint._header import NAME_CAP
+
 CLOSING = "closing"
 """Key of the journal's last record: the name under which the old OUT lies meanwhile, or nothing."""
 _FORMS = ({"job"}, {"tensor", "digest"}, {"gram"}, {CLOSING, "file"})
+_DIGEST = re.compile(r"[0-9a-f]{32}", re.ASCII)
 _NEWLINE = ord("\n")
 
 
@@ -48,7 +52,17 @@ def _is_record(record: object) -> bool:
     """Whether it is one of those that are written: which job it is, a tensor, inner products, or the last one."""
     if not isinstance(record, dict) or set(record) not in _FORMS:
         return False
-    return all(isinstance(value, str) or (key, value) == ("file", None) for key, value in record.items())
+    return all(
+        (key, value) == ("file", None) or (isinstance(value, str) and _is_value(key, value))
+        for key, value in record.items()
+    )
+
+
+def _is_value(key: str, value: str) -> bool:
+    """Whether a record may say that: digests are XXH3-128, names of tensors no longer than in a header."""
+    if key == "digest":
+        return _DIGEST.fullmatch(value) is not None
+    return key not in ("tensor", "gram") or len(value) <= NAME_CAP
 
 
 class Journal:
