@@ -12,9 +12,10 @@ from typing import BinaryIO
 
 import xxhash
 
+from stockpot import errors
 from stockpot.checkpoint._dtypes import TORCH_NAMES
 from stockpot.checkpoint._layout import Spec
-from stockpot.checkpoint._pickle import ARCHIVE_ERRORS, read_state_dict
+from stockpot.checkpoint._pickle import ARCHIVE_ERRORS, PICKLE_CAP, read_state_dict, require_plain
 
 PROVENANCE_MEMBER = "stockpot.json"
 _PIECE = 4 << 20
@@ -114,9 +115,11 @@ def read_provenance(path: Path) -> bytes | None:
     """The provenance of an archive that ``seal`` finished, or None."""
     try:
         with zipfile.ZipFile(path) as archive:
-            name = next((n for n in archive.namelist() if n.endswith(f"/{PROVENANCE_MEMBER}")), None)
-            return archive.read(name) if name else None
-    except ARCHIVE_ERRORS:  # not ours, or not to be told: whoever asks must not take it for ours
+            members = archive.infolist()
+            require_plain(members, str(path))
+            member = next((m for m in members if m.filename.endswith(f"/{PROVENANCE_MEMBER}")), None)
+            return archive.read(member) if member is not None and member.file_size <= PICKLE_CAP else None
+    except (*ARCHIVE_ERRORS, errors.PickleFormatError):  # not ours, or not to be told: whoever asks must not take it for ours
         return None
 
 

@@ -19,9 +19,10 @@ from typing import Any
 
 from stockpot import errors
 from stockpot.checkpoint._descriptors import Descriptors, opened
+from stockpot.checkpoint._files import require_readable
 from stockpot.checkpoint._journal import CLOSING, Journal, encode
 from stockpot.checkpoint._layout import Spec
-from stockpot.checkpoint._pickle_writer import offsets, read_provenance, seal, write_skeleton
+from stockpot.checkpoint._pickle_writer import is_sealed_archive, offsets, read_provenance, seal, write_skeleton
 from stockpot.checkpoint._replacing import (
     JOURNAL,
     LOCK,
@@ -83,9 +84,10 @@ def require_free(out: Path, overwrite: bool) -> None:
 def _is_ours(out: Path) -> bool:
     if out.is_dir():
         return is_ours(out)
-    if out.suffix == ".pt":
-        return read_provenance(out) is not None
     try:
+        if out.suffix == ".pt":
+            require_readable(out)
+            return read_provenance(out) is not None and is_sealed_archive(out) is True
         from stockpot.checkpoint._open import open_local
 
         return "stockpot" in open_local(str(out), out).metadata
