@@ -12,7 +12,7 @@ from tests.safety.test_lies import resum
 
 import stockpot
 from stockpot.engine import verify
-from stockpot.methods import get_method
+from stockpot.methods import Method, Mixture, get_method
 
 from .test_same_bytes import cases, options
 
@@ -70,3 +70,26 @@ def test_a_method_that_cannot_work(error: type[Exception], tmp_path: Path, monke
     monkeypatch.setattr("stockpot.methods.Method.__call__", refuse)
     expected = [f"{GEOMETRY}: tensor {name}: karcher cannot work on it (a strange matrix)" for name in SHAPES]
     assert sorted(verify(out).problems) == expected
+
+
+def test_many_groups_are_asked_about_at_once(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The method is called once for many tensors, not for each; whose inner products are at fault is told all the
+    same."""
+    out = merged("model_stock", "tensor", True, tmp_path)
+    sizes: list[int] = []
+    asked = Method.__call__
+
+    def counted(method: Method, gram: np.ndarray, *arguments: object, **options: object) -> Mixture:
+        sizes.append(len(gram))
+        if np.isnan(gram).any():
+            raise ValueError("no number")
+        return asked(method, gram, *arguments, **options)  # type: ignore[arg-type]
+
+    monkeypatch.setattr(Method, "__call__", counted)
+    assert verify(out).problems == ()
+    assert sizes == [len(SHAPES)]
+    stored = safetensors.numpy.load_file(out / GEOMETRY)
+    stored["norm.weight"][0] = np.nan
+    safetensors.numpy.save_file(stored, out / GEOMETRY)
+    resum(out)
+    assert verify(out).problems == (f"{GEOMETRY}: tensor norm.weight: model_stock cannot work on it (no number)",)

@@ -119,7 +119,10 @@ def read_provenance(path: Path) -> bytes | None:
             require_plain(members, str(path))
             member = next((m for m in members if m.filename.endswith(f"/{PROVENANCE_MEMBER}")), None)
             return archive.read(member) if member is not None and member.file_size <= PICKLE_CAP else None
-    except (*ARCHIVE_ERRORS, errors.PickleFormatError):  # not ours, or not to be told: whoever asks must not take it for ours
+    except (
+        *ARCHIVE_ERRORS,
+        errors.PickleFormatError,
+    ):  # not ours, or not to be told: whoever asks must not take it for ours
         return None
 
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence, Set
 from pathlib import Path, PurePosixPath
 from typing import Any
 
@@ -18,11 +18,11 @@ from stockpot.checkpoint import (
     Part,
     Source,
     TensorInfo,
+    by_part,
     header_of,
     is_mergeable,
     is_side_folder,
     open_local,
-    part_of,
     require_readable,
 )
 from stockpot.engine._job import Job, resolve
@@ -34,6 +34,9 @@ from stockpot.engine._sinks import GEOMETRY
 from stockpot.engine._sums import SUMS, file_sum, read_sums
 from stockpot.measure import unpack
 from stockpot.recipe import Recipe
+
+STACK_BYTES = 4 << 20
+"""Inner products that a method is asked about at once."""
 
 
 class _Kept(BaseModel):
@@ -157,8 +160,9 @@ def check_agreement(path: Path, record: Record, checkpoint: Checkpoint) -> Itera
         yield from _check_grams(path / GEOMETRY, resolve(recipe), record)
     except errors.StockpotError as error:
         yield error.line()
-    for part in checkpoint.parts:
-        yield from _check_part(path, part, record, checkpoint)
+    decided = {decision.tensor for decision in record.decisions}
+    for part, own in by_part(checkpoint.tensors.values(), checkpoint.parts):
+        yield from _check_part(path, part, own, record, decided)
     yield from _check_run(_json(path / RUN), record)
     yield from _check_card(path, record)
 
@@ -178,8 +182,7 @@ def _json(file: Path) -> Any:
         return None
 
 
-def _check_part(path: Path, part: Part, record: Record, checkpoint: Checkpoint) -> Iterator[str]:
-    own = [info for info in checkpoint.tensors.values() if part_of(info.name, checkpoint.parts) == part]
+def _check_part(path: Path, part: Part, own: Sequence[TensorInfo], record: Record, decided: Set[str]) -> Iterator[str]:
     index = f"{part.prefix}{part.stem}.safetensors.index.json"
     files = {info.file for info in own}
     if (path / index).exists() or len(files) > 1:
@@ -189,7 +192,6 @@ def _check_part(path: Path, part: Part, record: Record, checkpoint: Checkpoint) 
         if not isinstance(stated, dict) or stated.get("total_size") != total:
             yield f"{index}: its metadata does not say total_size {total}"
     config = path / part.prefix / CONFIG
-    decided = {decision.tensor for decision in record.decisions}
     floats = [info for info in own if is_mergeable(info.dtype)]
     dtypes = {info.dtype for info in floats}
     # Only where all have one dtype, and some of them was merged, it is known what the configuration was made to say.
@@ -206,32 +208,47 @@ def _check_grams(file: Path, job: Job, record: Record) -> Iterator[str]:
     source = open_local(GEOMETRY, file)
     records = Records()
     size = len(job.models) + job.anchored
+    alike: list[TensorInfo] = []
+    several = max(1, STACK_BYTES // (8 * size * size))
     for name, info in source.tensors.items():
         if info.dtype != "F64" or len(info.shape) not in (1, 2) or info.shape[-1] != size * (size + 1) // 2:
             yield f"{GEOMETRY}: tensor {name} is no upper triangle of {size} inputs"
+        elif len(info.shape) == 2:
+            yield from _answered(source, [info], size, job, records)
         else:
-            yield from _answered(source, info, size, job, records)
+            alike.append(info)
+    for begin in range(0, len(alike), several):
+        yield from _answered(source, alike[begin : begin + several], size, job, records)
     yield from differing_groups(records, record, f"{GEOMETRY} gives other coefficients than {PROVENANCE}")
     yield from (f"{GEOMETRY}: tensor {name}: missing" for name in record.groups if name not in source.tensors)
 
 
-def _answered(source: Source, info: TensorInfo, size: int, job: Job, records: Records) -> Iterator[str]:
-    """Record what the method answers to stored inner products; yield why it does not."""
-    data = np.empty(info.shape)
-    source.read_into(info, 0, data.view(np.uint8).reshape(-1).data)
-    group = Group(info.name, (), info.shape[0] if len(info.shape) > 1 else 0)
+def _answered(source: Source, infos: Sequence[TensorInfo], size: int, job: Job, records: Records) -> Iterator[str]:
+    """Record what the method answers to stored inner products, of several groups or of the rows of one; yield why it
+    does not."""
+    by_rows = len(infos[0].shape) == 2
+    data = np.empty(infos[0].shape if by_rows else (len(infos), *infos[0].shape))
+    for info, place in zip(infos, [data] if by_rows else data, strict=True):
+        source.read_into(info, 0, place.reshape(-1).view(np.uint8).data)
+    groups = [Group(info.name, (), info.shape[0] if by_rows else 0) for info in infos]
+    why = ""
     try:
         with np.errstate(all="ignore"):
             mixture = job.answer(unpack(data, size))
-        if group.rows:
-            records.add_rows(group, 0, mixture)
-            records.finish_rows(group)
+        if by_rows:
+            records.add_rows(groups[0], 0, mixture)
+            records.finish_rows(groups[0])
         else:
-            records.add(group, mixture)
+            records.add_many(groups, mixture)
     except errors.MethodError as error:
-        yield f"{GEOMETRY}: tensor {info.name}: {error.what}"
+        why = error.what
     except (ArithmeticError, LookupError, TypeError, ValueError) as error:  # a method trusts its inner products
-        yield f"{GEOMETRY}: tensor {info.name}: {job.method.name} cannot work on it ({error})"
+        why = f"{job.method.name} cannot work on it ({error})"
+    if why and len(infos) > 1:
+        for info in infos:
+            yield from _answered(source, [info], size, job, records)
+    elif why:
+        yield f"{GEOMETRY}: tensor {infos[0].name}: {why}"
 
 
 def differing_groups(records: Records, record: Record, what: str) -> Iterator[str]:
