@@ -20,8 +20,8 @@ MANY = 6
 def shown(value: Any, name: str = "") -> str:
     """A fact as text; long lists below it are left to the file.
 
-    >>> shown({"kills": 20, "by_file": {"a.json": 3}}), shown(1_234_567, "read_bytes"), shown([1, 2])
-    ('kills 20, by file (a.json 3)', '1.23 MB', '1, 2')
+    >>> shown({"kills": 20, "by_file": {"a.json": 3}}), shown(1_234_567, "read_bytes"), shown([1, 2]), shown([])
+    ('kills 20, by file (a.json 3)', '1.23 MB', '1, 2', 'nothing')
     """
     if isinstance(value, Mapping):
         found = []
@@ -31,11 +31,11 @@ def shown(value: Any, name: str = "") -> str:
             elif 0 < len(one) <= MANY:
                 found.append(f"{words(key)} ({shown(one, key)})")
         return ", ".join(found)
-    if isinstance(value, list):
+    if isinstance(value, list) and value:
         each = [shown(one, name) for one in value]
         return ", ".join(each) if len(each) <= MANY else f"{each[0]} to {each[-1]} ({len(each)} samples)"
     if isinstance(value, bool) or not isinstance(value, int | float):
-        return str(value) or "nothing"
+        return "nothing" if value in ("", []) else str(value)
     return human_bytes(value) if "bytes" in name and abs(value) >= 1000 else f"{value:,}"
 
 

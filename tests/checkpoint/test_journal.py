@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 from stockpot.checkpoint._journal import Journal, decode, encode
 
 QUIET = settings(derandomize=True, deadline=None, max_examples=200)
-RECORDS = [{"job": "k"}, {"tensor": "layers.0.weight", "digest": "00ff"}, {"gram": '\u00e4 "x" \n y'}]
+RECORDS = [{"job": "k"}, {"tensor": "layers.0.weight", "digest": "00ff" * 8}, {"gram": '\u00e4 "x" \n y'}]
 LINES = [encode(record) for record in RECORDS]
 WHOLE = b"".join(LINES)
 
@@ -63,6 +63,20 @@ def test_a_right_digest_of_something_else(text: bytes) -> None:
 
     line = xxhash.xxh3_64_hexdigest(text).encode() + b" " + text + b"\n"
     assert decode(LINES[0] + line + LINES[1]) == (RECORDS[:1], len(LINES[0]))
+
+
+@pytest.mark.parametrize(
+    "record",
+    [{"tensor": "w", "digest": digest} for digest in ("", "d", "0" * 31, "0" * 33, "A" * 32, "g" * 32, "\u0664" * 32)]
+    + [{"tensor": "w" * 1001, "digest": "0" * 32}, {"gram": "w" * 1001}, {"tensor": None, "digest": "0" * 32}],
+    ids=lambda record: str(record)[:60],
+)
+def test_a_record_that_nobody_wrote(record: dict[str, object]) -> None:
+    """No digest of a tensor, or a name longer than any: forgotten like a torn line, whatever its own digest says."""
+    line = encode(record)
+    assert decode(LINES[0] + line + LINES[1]) == (RECORDS[:1], len(LINES[0]))
+    longest = [encode({"tensor": "w" * 1000, "digest": "09af" * 8}), encode({"gram": "w" * 1000})]
+    assert len(decode(b"".join(longest))[0]) == 2
 
 
 def test_reopened_journal_goes_on_after_whole_lines(tmp_path: Path) -> None:

@@ -5,9 +5,11 @@ from __future__ import annotations
 import argparse
 import collections
 import pathlib
+import tracemalloc
 import zipfile
 from collections.abc import Callable, Mapping
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -17,7 +19,14 @@ from hypothesis import settings
 
 import stockpot
 from stockpot import errors
-from stockpot.checkpoint import TORCH_NAMES, damaged_member, is_sealed_archive, open_checkpoint, read_provenance
+from stockpot.checkpoint import (
+    TORCH_NAMES,
+    _pickle_writer,
+    damaged_member,
+    is_sealed_archive,
+    open_checkpoint,
+    read_provenance,
+)
 from stockpot.checkpoint._pickle_writer import PROVENANCE_MEMBER, seal, write_skeleton
 
 from ._corpus import CONTAINERS, GOOD
@@ -324,6 +333,19 @@ def test_provenance_of_a_damaged_archive(damage: str, tmp_path: Path) -> None:
     assert damaged_member(path)
 
 
+def test_a_provenance_that_would_grow(tmp_path: Path) -> None:
+    """A compressed member that calls itself provenance costs no memory, whatever it would grow to."""
+    path = tmp_path / "out.pt"
+    with zipfile.ZipFile(path, "w", zipfile.ZIP_DEFLATED) as archive:
+        archive.writestr("out/" + PROVENANCE_MEMBER, bytes(32 << 20))
+    tracemalloc.start()
+    try:
+        assert read_provenance(path) is None
+        assert tracemalloc.get_traced_memory()[1] < 1 << 20
+    finally:
+        tracemalloc.stop()
+
+
 def test_an_archive_is_sealed_once(tmp_path: Path) -> None:
     """A run that goes on after another was stopped between its seal and its rename makes the same bytes."""
     path = tmp_path / "model.pt"
@@ -337,3 +359,24 @@ def test_an_archive_is_sealed_once(tmp_path: Path) -> None:
         assert path.read_bytes() == once
     assert is_sealed_archive(path)
     assert torch.equal(torch.load(path, mmap=True)["w"], torch.zeros(3))
+
+
+def test_a_merge_reads_no_pickle_to_seal_it(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """What lies where in a ``.pt`` is known when it is sealed, and to ``verify``: its pickle is not read again."""
+    for name in ("a", "b"):
+        torch.save({"w": torch.randn(3), "v": torch.randn(2, 2)}, tmp_path / f"{name}.pt")
+    read: list[str] = []
+    real = _pickle_writer.read_state_dict
+
+    def told(handle: Any, path: str) -> Any:
+        read.append(path)
+        return real(handle, path)
+
+    monkeypatch.setattr(_pickle_writer, "read_state_dict", told)
+    out = tmp_path / "out.pt"
+    stockpot.merge("linear", models=[tmp_path / "a.pt", tmp_path / "b.pt"], out=out)
+    assert len(read) == 1  # of the skeleton, for the places
+    assert is_sealed_archive(out)
+    assert len(read) == 2
+    assert stockpot.verify(out).problems == ()
+    assert len(read) == 2

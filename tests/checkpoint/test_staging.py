@@ -34,7 +34,7 @@ def filled(out: Path, content: bytes = b"new!", key: str = "key", **options: boo
     staging = Staging(out, key, **options)
     staging.create("w", len(content), content[:2])
     staging.write("w", 2, memoryview(content[2:]))
-    staging.finish({"tensor": "w", "digest": "d"})
+    staging.finish({"tensor": "w", "digest": "d" * 32})
     staging.add_file("stockpot.json", b"{}")
     return staging
 
@@ -76,10 +76,10 @@ def test_created_files_have_their_size_at_once(tmp_path: Path) -> None:
 def test_journal_follows_the_bytes(tmp_path: Path) -> None:
     """After a flush the journal names the job and what is finished, in order."""
     staging = filled(tmp_path / "out")
-    staging.finish({"tensor": "v", "digest": "e"})
+    staging.finish({"tensor": "v", "digest": "e" * 32})
     staging.flush()
     records, _ = decode((partial_of(tmp_path / "out") / _staging.JOURNAL).read_bytes())
-    assert records == [{"job": "key"}, {"tensor": "w", "digest": "d"}, {"tensor": "v", "digest": "e"}]
+    assert records == [{"job": "key"}, {"tensor": "w", "digest": "d" * 32}, {"tensor": "v", "digest": "e" * 32}]
     staging.discard()
 
 
@@ -136,7 +136,7 @@ def test_same_job_continues(tmp_path: Path) -> None:
     out = tmp_path / "out"
     filled(out).keep()
     again = Staging(out, "key")
-    assert again.finished == [{"tensor": "w", "digest": "d"}]
+    assert again.finished == [{"tensor": "w", "digest": "d" * 32}]
     again.create("w", 4, b"ne")
     assert again.read("w", 0, 4) == b"new!"
     again.commit()
@@ -199,7 +199,7 @@ def test_discard_keeps_what_was_there(tmp_path: Path) -> None:
     again.discard()
     assert (partial_of(out) / "w").read_bytes() == b"new!"
     last = Staging(out, "key")
-    assert last.finished == [{"tensor": "w", "digest": "d"}]
+    assert last.finished == [{"tensor": "w", "digest": "d" * 32}]
     last.discard()
 
 
@@ -252,7 +252,7 @@ def test_failure_before_the_rename_changes_nothing(tmp_path: Path) -> None:
         staging.commit(before_rename=broken)
     assert (out / "w").read_text() == "old!"
     staging.keep()
-    assert Staging(out, "key").finished == [{"tensor": "w", "digest": "d"}]
+    assert Staging(out, "key").finished == [{"tensor": "w", "digest": "d" * 32}]
 
 
 def test_cut_between_the_two_renames_is_repaired(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -6,6 +6,7 @@ import fcntl
 import os
 import shutil
 import tempfile
+import zipfile
 from collections.abc import Iterator
 from pathlib import Path
 from types import SimpleNamespace
@@ -47,6 +48,21 @@ def test_weights_of_someone_else(program: Program, kitchen: Kitchen) -> None:
         program.refuses(
             *kitchen.stock("--overwrite", out=kitchen.root / name), kind="output_exists", says=["not made by"]
         )
+
+
+@pytest.mark.parametrize("kind", ["no seal", "another's seal", "compressed", "pipe"])
+def test_an_archive_that_names_us(kind: str, program: Program, kitchen: Kitchen) -> None:
+    """A .pt with a member of provenance, but without the seal of its bytes, is somebody else's; a pipe is waited for by
+    nobody."""
+    out = kitchen.root / "out.pt"
+    if kind == "pipe":
+        os.mkfifo(out)
+    else:
+        torch.save({"w": numbers(2)}, out)
+        with zipfile.ZipFile(out, "a", zipfile.ZIP_DEFLATED if kind == "compressed" else zipfile.ZIP_STORED) as archive:
+            archive.writestr("out/stockpot.json", "{}")
+            archive.comment = b"" if kind == "no seal" else b"stockpot seal " + b"0" * 32
+    program.refuses(*kitchen.stock("--overwrite", out=out), kind="output_exists", says=["not made by"])
 
 
 @pytest.mark.parametrize("overwrite", [False, True])

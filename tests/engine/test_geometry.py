@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 from pathlib import Path
 from typing import Any
 
@@ -256,6 +257,17 @@ def test_what_a_merge_measured_is_not_measured_again(tmp_path: Path) -> None:
     assert any("not those" in w for w in stockpot.geometry(base=base, models=models, stored=out).warnings)
     with pytest.raises(errors.NotFoundError, match="stockpot_geometry"):
         stockpot.geometry(base=base, models=models, stored=tmp_path)
+
+
+@pytest.mark.parametrize("name", ["stockpot.json", "stockpot_run.json", "SHA256SUMS"])
+def test_a_pipe_in_place_of_a_record(name: str, tmp_path: Path) -> None:
+    """It is no record, and nobody waits for it."""
+    base, *models = saved(tmp_path, states(2))
+    out = stockpot.merge("model_stock", base=base, models=models, out=tmp_path / "out").out
+    (out / name).unlink()
+    os.mkfifo(out / name)
+    found = stockpot.geometry(base=base, models=models, stored=out)
+    assert any("its records cannot be read" in warning for warning in found.warnings)
 
 
 def test_products_of_models_themselves_are_no_geometry(tmp_path: Path) -> None:

@@ -100,6 +100,7 @@ def test_a_model_card_ends_where_its_author_ends(program: Program, kitchen: Kitc
     closing = next(number for number, line in enumerate(inside) if line.strip().startswith(fence))
     assert not [line for line in inside[closing + 1 :] if line.strip()]
     assert any("Free money" in line for line in inside[:closing])
+    program.does("verify", "out")
 
 
 def test_packed_weights_are_refused_where_they_differ(program: Program, kitchen: Kitchen) -> None:

@@ -31,7 +31,7 @@ from stockpot.checkpoint._places import require_free, require_outside
 from stockpot.checkpoint._replacing import partial_of, repair
 from stockpot.checkpoint._runs import last_checkpoints
 from stockpot.checkpoint._side_names import is_side_file, is_side_folder, is_weight_file
-from stockpot.checkpoint._source import LastGathered, Part, Source, part_of, read_dense, together
+from stockpot.checkpoint._source import LastGathered, Part, Source, by_part, read_dense, together
 from stockpot.checkpoint._staging import Staging
 from stockpot.checkpoint._ties import CONFIG_DEPTH, EMBEDDINGS, HEADS, TIE, ties_words
 
@@ -59,6 +59,7 @@ __all__ = [
     "TensorInfo",
     "View",
     "blank_seal",
+    "by_part",
     "cache_folder",
     "count",
     "current_commit",
@@ -80,7 +81,6 @@ __all__ = [
     "open_checkpoint",
     "open_local",
     "pack_file",
-    "part_of",
     "partial_of",
     "plan_layout",
     "read_dense",

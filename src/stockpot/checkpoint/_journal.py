@@ -8,6 +8,7 @@ from __future__ import annotations
 import errno
 import json
 import os
+import re
 import stat
 from collections.abc import Mapping
 from pathlib import Path
@@ -15,12 +16,14 @@ from typing import Any
 
 import xxhash
 
+from stockpot.checkpoint._header import NAME_CAP
+
 CLOSING = "closing"
 """Key of the journal's last record: the name under which the old OUT lies meanwhile, or nothing."""
 SIZE_CAP = 1 << 28
 _NAME_BYTES = 255
 _FORMS = ({"job"}, {"tensor", "digest"}, {"gram"}, {CLOSING, "file", "old"})
-_NEWLINE = ord("\n")
+_DIGEST = re.compile(r"[0-9a-f]{32}", re.ASCII)
 
 
 def encode(record: Mapping[str, Any]) -> bytes:
@@ -54,7 +57,14 @@ def _is_record(record: object) -> bool:
         return False
     if CLOSING in record:
         return isinstance(record["old"], str) and _is_name(record[CLOSING]) and _is_name(record["file"] or "")
-    return all(isinstance(value, str) for value in record.values())
+    return all(isinstance(value, str) and _is_value(key, value) for key, value in record.items())
+
+
+def _is_value(key: str, value: str) -> bool:
+    """Whether a record may say that: digests are XXH3-128, names of tensors no longer than in a header."""
+    if key == "digest":
+        return _DIGEST.fullmatch(value) is not None
+    return key not in ("tensor", "gram") or len(value) <= NAME_CAP
 
 
 def _is_name(value: object) -> bool:
@@ -86,7 +96,7 @@ class Journal:
         with open(self._fd, "rb", closefd=False) as handle:
             content = handle.read()
         self.records, intact = decode(content)
-        self._ends = [place + 1 for place, byte in enumerate(content[:intact]) if byte == _NEWLINE]
+        self._ends = [line.end() for line in re.finditer(rb"\n", content[:intact])]
         self._torn = intact < len(content)
         os.lseek(self._fd, intact, os.SEEK_SET)
 

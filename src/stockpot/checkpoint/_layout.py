@@ -64,13 +64,14 @@ def plan_layout(
     if pickled:
         size = sum(_dtypes.nbytes(dtype, shape) + 64 for _, dtype, shape in specs)
         return Layout((OutFile(f"{DEFAULT_STEM}.pt", b"", {}, size),), {})
-    by_part: dict[str, list[Spec]] = {part.folder: [] for part in template.parts}
+    folders = {part.folder: part for part in template.parts}
+    by_folder: dict[str, list[Spec]] = {folder: [] for folder in folders}
     for spec in specs:
-        by_part[part_of(spec[0], template.parts).folder].append(spec)
+        by_folder[part_of(spec[0], folders).folder].append(spec)
     files: list[OutFile] = []
     indexes: dict[str, bytes] = {}
     for part in template.parts:
-        own = by_part[part.folder]
+        own = by_folder[part.folder]
         if single_file:
             split = [own]
         elif shard_bytes is not None:
@@ -100,7 +101,10 @@ def weight_metadata(template: Source, part: Part, aliases: Mapping[str, str]) ->
     cut = len(part.prefix)
     dropped = {alias[cut:] for alias in template.aliases if alias.startswith(part.prefix)} | _header.OWN_KEYS
     kept = {key: value for key, value in part.metadata.items() if key not in dropped}
-    own = {alias[cut:]: name[cut:] for alias, name in aliases.items() if part_of(alias, template.parts) == part}
+    folders = {one.folder: one for one in template.parts}
+    own = {
+        alias[cut:]: name[cut:] for alias, name in aliases.items() if part_of(alias, folders) is folders[part.folder]
+    }
     return {"format": "pt", **kept, **own}
 
 

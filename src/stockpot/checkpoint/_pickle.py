@@ -279,7 +279,7 @@ def open_zip(handle: BinaryIO, path: str) -> tuple[Any, dict[str, tuple[int, int
                     "no state dict in this archive", file=path, expected="one data.pkl",
                     got=", ".join(member.filename[:80] for member in members[:8]) or "nothing",
                 )  # fmt: skip
-            _require_plain(members, path)
+            require_plain(members, path)
             prefix = pickles[0].filename[: -len("data.pkl")]
             root = PickleReader(path).load(io.BytesIO(archive.read(pickles[0])))
             ranges = {}
@@ -303,7 +303,7 @@ def open_zip(handle: BinaryIO, path: str) -> tuple[Any, dict[str, tuple[int, int
         ) from None
 
 
-def _require_plain(members: Sequence[zipfile.ZipInfo], path: str) -> None:
+def require_plain(members: Sequence[zipfile.ZipInfo], path: str) -> None:
     """Members as torch writes them: each name once, neither compressed (a small one might grow) nor encrypted."""
     seen = set()
     for member in members:

@@ -6,15 +6,16 @@ import io
 import struct
 import zipfile
 import zlib
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import BinaryIO
 
 import xxhash
 
+from stockpot import errors
 from stockpot.checkpoint._dtypes import TORCH_NAMES
 from stockpot.checkpoint._layout import Spec
-from stockpot.checkpoint._pickle import ARCHIVE_ERRORS, read_state_dict
+from stockpot.checkpoint._pickle import ARCHIVE_ERRORS, PICKLE_CAP, read_state_dict, require_plain
 
 PROVENANCE_MEMBER = "stockpot.json"
 _PIECE = 4 << 20
@@ -22,6 +23,8 @@ _DESCRIPTOR = b"PK\x07\x08"
 _SEAL = b"stockpot seal "
 """Begins the archive's comment; the digest of all that is no tensor's follows, and the file ends."""
 _DIGITS = 32
+Spans = Iterable[tuple[int, int]]
+"""Where tensors begin and end in a file."""
 
 
 def write_skeleton(path: Path, specs: Sequence[Spec], aliases: Mapping[str, str]) -> dict[str, int]:
@@ -43,8 +46,10 @@ def offsets(path: Path) -> dict[str, int]:
         return {info.name: info.offset for info in read_state_dict(handle, str(path)).tensors}
 
 
-def seal(path: Path, provenance: bytes) -> None:
+def seal(path: Path, provenance: bytes, tensors: Spans | None = None) -> None:
     """Fill in the checksums of the storages (they were holes when the archive was made), add the provenance and a seal.
+
+    ``tensors``: where they lie, as ``write_skeleton`` said; without it the archive's own pickle is asked.
 
     The seal is needed because most of an archive is said twice or to nobody: times, flags, padding, local headers.
     """
@@ -60,7 +65,7 @@ def seal(path: Path, provenance: bytes) -> None:
         archive.writestr(zipfile.ZipInfo(name), provenance)
         archive.comment = _SEAL + b"0" * _DIGITS
     with path.open("r+b") as handle:
-        digest = _frame_digest(handle, str(path))
+        digest = _frame_digest(handle, str(path), tensors)
         handle.seek(-_DIGITS, io.SEEK_END)
         handle.write(digest)
 
@@ -83,24 +88,28 @@ def _fill_checksums(archive: zipfile.ZipFile, handle: BinaryIO, prefix: str) -> 
             handle.write(struct.pack("<I", checksum))
 
 
-def is_sealed_archive(path: Path) -> bool | None:
-    """Whether an archive is the one that was sealed, its tensors aside; None where it has no seal."""
+def is_sealed_archive(path: Path, tensors: Spans | None = None) -> bool | None:
+    """Whether an archive is the one that was sealed, its tensors aside; None where it has no seal.
+
+    ``tensors``: where its pickle says that they lie, if it was read already.
+    """
     with path.open("rb") as handle:
         size = handle.seek(0, io.SEEK_END)
         handle.seek(max(size - len(_SEAL) - _DIGITS, 0))
         stated = handle.read()
         if not stated.startswith(_SEAL):
             return None
-        return stated[len(_SEAL) :] == _frame_digest(handle, str(path))
+        return stated[len(_SEAL) :] == _frame_digest(handle, str(path), tensors)
 
 
-def _frame_digest(handle: BinaryIO, path: str) -> bytes:
+def _frame_digest(handle: BinaryIO, path: str, tensors: Spans | None = None) -> bytes:
     """The digest of all bytes of an archive that are no tensor's, the digits of the seal left out."""
-    handle.seek(0)
-    tensors = read_state_dict(handle, path).tensors
+    if tensors is None:
+        handle.seek(0)
+        tensors = [(info.offset, info.offset + info.nbytes) for info in read_state_dict(handle, path).tensors]
     size = handle.seek(0, io.SEEK_END)
     digest, begin = xxhash.xxh3_128(), 0
-    for start, stop in [*((info.offset, info.offset + info.nbytes) for info in tensors), (size - _DIGITS, size)]:
+    for start, stop in [*tensors, (size - _DIGITS, size)]:
         handle.seek(begin)
         while begin < start:
             piece = handle.read(min(_PIECE, start - begin))
@@ -114,9 +123,14 @@ def read_provenance(path: Path) -> bytes | None:
     """The provenance of an archive that ``seal`` finished, or None."""
     try:
         with zipfile.ZipFile(path) as archive:
-            name = next((n for n in archive.namelist() if n.endswith(f"/{PROVENANCE_MEMBER}")), None)
-            return archive.read(name) if name else None
-    except ARCHIVE_ERRORS:  # not ours, or not to be told: whoever asks must not take it for ours
+            members = archive.infolist()
+            require_plain(members, str(path))
+            member = next((m for m in members if m.filename.endswith(f"/{PROVENANCE_MEMBER}")), None)
+            return archive.read(member) if member is not None and member.file_size <= PICKLE_CAP else None
+    except (
+        *ARCHIVE_ERRORS,
+        errors.PickleFormatError,
+    ):  # not ours, or not to be told: whoever asks must not take it for ours
         return None
 
 

@@ -7,7 +7,8 @@ from collections.abc import Iterable
 from pathlib import Path
 
 from stockpot import errors
-from stockpot.checkpoint._pickle_writer import read_provenance
+from stockpot.checkpoint._files import require_readable
+from stockpot.checkpoint._pickle_writer import is_sealed_archive, read_provenance
 from stockpot.checkpoint._replacing import OLD, PARTIAL, is_ours
 
 
@@ -61,9 +62,10 @@ def require_free(out: Path, overwrite: bool, is_one_file: bool = False) -> None:
 def _is_ours(out: Path) -> bool:
     if out.is_dir():
         return is_ours(out)
-    if out.suffix == ".pt":
-        return read_provenance(out) is not None
     try:
+        if out.suffix == ".pt":
+            require_readable(out)
+            return read_provenance(out) is not None and is_sealed_archive(out) is True
         from stockpot.checkpoint._open import open_local
 
         return "stockpot" in open_local(str(out), out).metadata

@@ -38,9 +38,36 @@ class Part:
         return f"{self.folder}/" if self.folder else ""
 
 
-def part_of(name: str, parts: Sequence[Part]) -> Part:
-    """The part that a tensor belongs to: the one of the longest prefix."""
-    return max((part for part in parts if name.startswith(part.prefix)), key=lambda part: len(part.prefix))
+class Named(Protocol):
+    """What has the name of a tensor."""
+
+    @property
+    def name(self) -> str:
+        """The name in the whole checkpoint."""
+
+
+Thing = TypeVar("Thing", bound=Named)
+
+
+def part_of(name: str, folders: Mapping[str, Part]) -> Part:
+    """The part that a tensor belongs to, among parts by their folders: the one of the longest prefix.
+
+    Raises KeyError where it belongs to none.
+    """
+    folder = name
+    while folder := folder.rpartition("/")[0]:
+        if folder in folders:
+            return folders[folder]
+    return folders[""]
+
+
+def by_part(things: Iterable[Thing], parts: Sequence[Part]) -> list[tuple[Part, list[Thing]]]:
+    """Each part with the tensors (or what is told of them) that belong to it, in order."""
+    folders = {part.folder: part for part in parts}
+    found: dict[str, list[Thing]] = {folder: [] for folder in folders}
+    for thing in things:
+        found[part_of(thing.name, folders).folder].append(thing)
+    return [(part, found[part.folder]) for part in parts]
 
 
 class Source(Protocol):

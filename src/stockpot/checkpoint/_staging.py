@@ -20,6 +20,7 @@ from typing import Any
 
 from stockpot import errors
 from stockpot.checkpoint._descriptors import Descriptors, opened
+from stockpot.checkpoint._dtypes import nbytes
 from stockpot.checkpoint._journal import CLOSING, Journal, encode
 from stockpot.checkpoint._layout import Spec
 from stockpot.checkpoint._pickle_writer import offsets, seal, write_skeleton
@@ -55,6 +56,7 @@ class Staging:
         self._unsynced: dict[str, None] = {}
         self._unsynced_folders: dict[Path, None] = {}
         self._sizes: dict[str, int] = {}
+        self._spans: dict[str, list[tuple[int, int]]] = {}
         self._pending: list[dict[str, Any]] = []
         self._mutex = threading.Lock()
         self._wake = threading.Event()
@@ -196,12 +198,13 @@ class Staging:
         self._make_folders(path)
         self._unsynced[name] = None
         self._sizes[name] = path.stat().st_size
+        self._spans[name] = [(places[one], places[one] + nbytes(dtype, shape)) for one, dtype, shape in specs]
         return places
 
     def seal_pickle(self, name: str, provenance: bytes) -> None:
         """Finish an archive: its checksums and its provenance."""
         try:
-            seal(self.folder / name, provenance)
+            seal(self.folder / name, provenance, self._spans[name])
             self._unsynced[name] = None
             self._sizes[name] = (self.folder / name).stat().st_size
         except OSError as error:

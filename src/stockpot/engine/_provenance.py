@@ -114,8 +114,8 @@ def _library(template: Source) -> str | None:
     return "transformers" if template.parts[0].config.get("model_type") else None
 
 
-def _fenced(text: str) -> list[str]:
-    """YAML that ends where its fence does, whatever stands in it."""
+def fenced(text: str) -> list[str]:
+    """Lines of YAML that ends where its fence does, whatever stands in it."""
     fence = "`" * max(3, 1 + max(map(len, re.findall("`+", text)), default=0))
     return [f"{fence}yaml", text, fence]
 
@@ -144,5 +144,5 @@ def model_card(plan: Plan, records: Records) -> bytes:
         ]
     if plan.story is not None:
         lines += ["", *plan.story.lines]
-    lines += ["", f"Reference: {job.method.reference}.", "", *_fenced(job.recipe.to_yaml().rstrip()), ""]
+    lines += ["", f"Reference: {job.method.reference}.", "", *fenced(job.recipe.to_yaml().rstrip()), ""]
     return "\n".join(lines).encode("utf-8", "backslashreplace")

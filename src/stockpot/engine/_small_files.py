@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from stockpot.checkpoint import CONFIG, Part, part_of
+from stockpot.checkpoint import CONFIG, by_part
 from stockpot.engine import _provenance as prov
+from stockpot.engine._align import Slot
 from stockpot.engine._plan import Group, Plan
 from stockpot.engine._records import Records
 from stockpot.engine._side_files import adapted_config, side_files
@@ -29,9 +30,9 @@ def copied_files(plan: Plan) -> dict[str, Path]:
 def made_files(plan: Plan, records: Records, content: Mapping[str, Any]) -> dict[str, bytes]:
     """Configurations, indexes, recipe, card and provenance: all that follows from the plan and its records."""
     beside, made = side_files(plan.template), _of_adapters(plan)
-    for part in plan.template.parts:
+    for part, own in by_part(plan.slots, plan.template.parts):
         if (name := part.prefix + CONFIG) in beside:
-            made[name] = _config(plan, records, part, beside[name].read_bytes())
+            made[name] = _config(plan, records, own, beside[name].read_bytes())
     made.update(plan.layout.indexes)
     made[prov.RECIPE] = plan.job.recipe.to_yaml().encode("utf-8", "backslashreplace")
     made[prov.CARD] = prov.model_card(plan, records)
@@ -43,8 +44,7 @@ def _of_adapters(plan: Plan) -> dict[str, bytes]:
     return dict(plan.inputs.adapters.own_files) if plan.inputs.adapters is not None else {}
 
 
-def _config(plan: Plan, records: Records, part: Part, content: bytes) -> bytes:
-    own = [slot for slot in plan.slots if part_of(slot.name, plan.template.parts) == part]
+def _config(plan: Plan, records: Records, own: Sequence[Slot], content: bytes) -> bytes:
     dtypes = {slot.dtype for slot in own if slot.action == "merge"}
     # Where both came out the same, tying them loses nothing; a library that does not may look for more than these two.
     digests = records.digests

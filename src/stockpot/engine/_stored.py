@@ -7,7 +7,7 @@ import json
 import numpy as np
 
 from stockpot import errors
-from stockpot.checkpoint import Source, local_path, open_local
+from stockpot.checkpoint import Source, local_path, open_local, require_readable
 from stockpot.engine._job import resolve
 from stockpot.engine._plan import Plan
 from stockpot.engine._provenance import PROVENANCE, RUN, identities
@@ -29,6 +29,8 @@ def stored_grams(out: str, plan: Plan) -> tuple[dict[str, Array], str]:
             f"there is no {GEOMETRY}", file=str(folder), remedy="give the folder that a Model Stock merge has written"
         )
     try:
+        for name in (PROVENANCE, RUN, SUMS, GEOMETRY):
+            require_readable(folder / name)
         record = json.loads((folder / PROVENANCE).read_text("utf-8"))
         inputs = json.loads((folder / RUN).read_text("utf-8"))["inputs"]
         sums, _ = read_sums((folder / SUMS).read_bytes())

@@ -113,7 +113,8 @@ def _stated_by_folder(path: Path) -> bytes:
 def _stated_by_file(path: Path, checkpoint: Checkpoint) -> bytes:
     """The provenance inside a file whose frame, all but the bytes of its tensors, is the one that was sealed."""
     if checkpoint.is_pickle:
-        found, sealed = read_provenance(path), is_sealed_archive(path)
+        places = [(info.offset, info.offset + info.nbytes) for info in checkpoint.tensors.values()]
+        found, sealed = read_provenance(path), is_sealed_archive(path, places)
         if damaged := damaged_member(path) if found or sealed is not None else None:
             raise errors.PickleFormatError("a member of the archive is damaged", file=str(path), tensor=damaged)
         if (found, sealed) != (None, None) and not (found and sealed):

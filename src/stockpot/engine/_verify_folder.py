@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence, Set
 from pathlib import Path, PurePosixPath
 from typing import Any
 
@@ -16,22 +16,27 @@ from stockpot.checkpoint import (
     CONFIG,
     Checkpoint,
     Part,
+    Source,
+    TensorInfo,
+    by_part,
     header_of,
     is_mergeable,
     is_side_folder,
     open_local,
-    part_of,
     require_readable,
 )
 from stockpot.engine._job import Job, resolve
 from stockpot.engine._plan import Group
-from stockpot.engine._provenance import CARD, PROVENANCE, RECIPE, RUN
+from stockpot.engine._provenance import CARD, PROVENANCE, RECIPE, RUN, fenced
 from stockpot.engine._records import Records
 from stockpot.engine._side_files import adapted_config
 from stockpot.engine._sinks import GEOMETRY
 from stockpot.engine._sums import SUMS, file_sum, read_sums
 from stockpot.measure import unpack
 from stockpot.recipe import Recipe
+
+STACK_BYTES = 4 << 20
+"""Inner products that a method is asked about at once."""
 
 
 class _Kept(BaseModel):
@@ -155,8 +160,9 @@ def check_agreement(path: Path, record: Record, checkpoint: Checkpoint) -> Itera
         yield from _check_grams(path / GEOMETRY, resolve(recipe), record)
     except errors.StockpotError as error:
         yield error.line()
-    for part in checkpoint.parts:
-        yield from _check_part(path, part, record, checkpoint)
+    decided = {decision.tensor for decision in record.decisions}
+    for part, own in by_part(checkpoint.tensors.values(), checkpoint.parts):
+        yield from _check_part(path, part, own, record, decided)
     yield from _check_run(_json(path / RUN), record)
     yield from _check_card(path, record)
 
@@ -176,8 +182,7 @@ def _json(file: Path) -> Any:
         return None
 
 
-def _check_part(path: Path, part: Part, record: Record, checkpoint: Checkpoint) -> Iterator[str]:
-    own = [info for info in checkpoint.tensors.values() if part_of(info.name, checkpoint.parts) == part]
+def _check_part(path: Path, part: Part, own: Sequence[TensorInfo], record: Record, decided: Set[str]) -> Iterator[str]:
     index = f"{part.prefix}{part.stem}.safetensors.index.json"
     files = {info.file for info in own}
     if (path / index).exists() or len(files) > 1:
@@ -187,7 +192,6 @@ def _check_part(path: Path, part: Part, record: Record, checkpoint: Checkpoint) 
         if not isinstance(stated, dict) or stated.get("total_size") != total:
             yield f"{index}: its metadata does not say total_size {total}"
     config = path / part.prefix / CONFIG
-    decided = {decision.tensor for decision in record.decisions}
     floats = [info for info in own if is_mergeable(info.dtype)]
     dtypes = {info.dtype for info in floats}
     # Only where all have one dtype, and some of them was merged, it is known what the configuration was made to say.
@@ -203,28 +207,48 @@ def _check_grams(file: Path, job: Job, record: Record) -> Iterator[str]:
         return
     source = open_local(GEOMETRY, file)
     records = Records()
+    size = len(job.models) + job.anchored
+    alike: list[TensorInfo] = []
+    several = max(1, STACK_BYTES // (8 * size * size))
     for name, info in source.tensors.items():
-        size = int(np.sqrt(2 * info.shape[-1])) if info.shape else 0
-        if info.dtype != "F64" or len(info.shape) > 2 or not size or size * (size + 1) // 2 != info.shape[-1]:
-            yield f"{GEOMETRY}: tensor {name} is no upper triangle"
-            continue
-        data = bytearray(info.nbytes)
-        source.read_into(info, 0, memoryview(data))
-        gram = unpack(np.frombuffer(data).reshape(info.shape), size)
-        rows = info.shape[0] if len(info.shape) > 1 else 0
-        try:
-            mixture = job.method(gram, job.values)
-        except errors.MethodError as error:
-            yield f"{GEOMETRY}: tensor {name}: {error.what}"
-            continue
-        group = Group(name, (), rows)
-        if rows:
-            records.add_rows(group, 0, mixture)
-            records.finish_rows(group)
+        if info.dtype != "F64" or len(info.shape) not in (1, 2) or info.shape[-1] != size * (size + 1) // 2:
+            yield f"{GEOMETRY}: tensor {name} is no upper triangle of {size} inputs"
+        elif len(info.shape) == 2:
+            yield from _answered(source, [info], size, job, records)
         else:
-            records.add(group, mixture)
+            alike.append(info)
+    for begin in range(0, len(alike), several):
+        yield from _answered(source, alike[begin : begin + several], size, job, records)
     yield from differing_groups(records, record, f"{GEOMETRY} gives other coefficients than {PROVENANCE}")
     yield from (f"{GEOMETRY}: tensor {name}: missing" for name in record.groups if name not in source.tensors)
+
+
+def _answered(source: Source, infos: Sequence[TensorInfo], size: int, job: Job, records: Records) -> Iterator[str]:
+    """Record what the method answers to stored inner products, of several groups or of the rows of one; yield why it
+    does not."""
+    by_rows = len(infos[0].shape) == 2
+    data = np.empty(infos[0].shape if by_rows else (len(infos), *infos[0].shape))
+    for info, place in zip(infos, [data] if by_rows else data, strict=True):
+        source.read_into(info, 0, place.reshape(-1).view(np.uint8).data)
+    groups = [Group(info.name, (), info.shape[0] if by_rows else 0) for info in infos]
+    why = ""
+    try:
+        with np.errstate(all="ignore"):
+            mixture = job.answer(unpack(data, size))
+        if by_rows:
+            records.add_rows(groups[0], 0, mixture)
+            records.finish_rows(groups[0])
+        else:
+            records.add_many(groups, mixture)
+    except errors.MethodError as error:
+        why = error.what
+    except (ArithmeticError, LookupError, TypeError, ValueError) as error:  # a method trusts its inner products
+        why = f"{job.method.name} cannot work on it ({error})"
+    if why and len(infos) > 1:
+        for info in infos:
+            yield from _answered(source, [info], size, job, records)
+    elif why:
+        yield f"{GEOMETRY}: tensor {infos[0].name}: {why}"
 
 
 def differing_groups(records: Records, record: Record, what: str) -> Iterator[str]:
@@ -259,7 +283,8 @@ def _check_run(content: Any, record: Record) -> Iterator[str]:
 
 
 def _check_card(path: Path, record: Record) -> Iterator[str]:
-    text, recipe = _bytes(path / CARD), _bytes(path / RECIPE).rstrip()
+    text, recipe = _bytes(path / CARD), _bytes(path / RECIPE).decode("utf-8", "surrogateescape").rstrip()
+    closing = "\n".join(["", *fenced(recipe), ""]).encode("utf-8", "surrogateescape")
     refs = [f"| `{said.ref}`".encode("utf-8", "backslashreplace") for said in record.inputs]
-    if not text.endswith(b"```yaml\n" + recipe + b"\n```\n") or not all(ref in text for ref in refs):
+    if not text.endswith(closing) or not all(ref in text for ref in refs):
         yield f"{CARD}: not the recipe and inputs of {PROVENANCE}"
