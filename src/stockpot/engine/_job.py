@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from stockpot import errors
-from stockpot._patterns import require_bounded
+from stockpot._patterns import ForeverError, require_bounded
 from stockpot.checkpoint import TORCH_NAMES
 from stockpot.measure import GRANULARITIES, Array
 from stockpot.methods import Method, Mixture, all_methods, check_value, get_method
@@ -259,7 +259,7 @@ def require_pattern(option: str, pattern: str) -> None:
         raise errors.ParameterError(
             f"{option} is no regular expression to use ({error})",
             got=repr(pattern),
-            remedy="no repeat inside a repeat, and few .*" if "forever" in str(error) else None,
+            remedy="no repeat inside a repeat, and few .*" if isinstance(error, ForeverError) else None,
         ) from None
 
 
