@@ -19,8 +19,8 @@ from stockpot.engine._align import Alignment, Inputs, Slot, align
 from stockpot.engine._budget import ALIGNMENT, Budget, fit
 from stockpot.engine._job import Job
 from stockpot.engine._side_files import side_files
+from stockpot.engine._watch import grouping
 from stockpot.kernels import is_compiled
-from stockpot.measure import group_of
 
 PROCESS_BYTES = 80_000_000
 """What the interpreter takes beside our buffers, as measured on Linux."""
@@ -269,9 +269,10 @@ def provenance_reserve(job: Job, inputs: Inputs, alignment: Alignment, story: St
 def make_groups(job: Job, slots: Sequence[Slot]) -> tuple[Group, ...]:
     """Groups of merged tensors, in the order of their first tensor; members by name, so that sums keep their order."""
     found: dict[str, list[int]] = {}
+    group = grouping(job)
     for number, slot in enumerate(slots):
         if slot.action == "merge" and nbytes(slot.dtype, slot.shape):
-            found.setdefault(group_of(slot.name, job.granularity, job.block_regex), []).append(number)
+            found.setdefault(group(slot.name), []).append(number)
     return tuple(
         Group(
             name,
