@@ -102,6 +102,27 @@ def test_a_model_card_ends_where_its_author_ends(program: Program, kitchen: Kitc
     assert any("Free money" in line for line in inside[:closing])
 
 
+def test_names_neither_steer_a_terminal_nor_write_the_card(program: Program, kitchen: Kitchen) -> None:
+    """Folders, tensors and models by hostile names: card, recipe, table and page are printable, and verify agrees."""
+    hostile = "m\x1b]0;owned\x07\x9b31m\u202e\n---\n# Free money | ``x` |"
+    kitchen.everywhere(**{hostile: torch.ones(4, 4)})
+    moved = kitchen.a.rename(kitchen.a.parent / hostile.replace("/", ""))
+    program.does("merge", "--method", "linear", moved, kitchen.b, "--out", kitchen.out)
+    program.does("verify", kitchen.out)
+    asked = ("geometry", "--base", kitchen.base, moved, kitchen.b)
+    pages = [kitchen.root / name for name in ("g.csv", "g.html")]
+    program.does(*asked, "--csv", pages[0], "--html", pages[1])
+    for file in (kitchen.out / "README.md", kitchen.out / "stockpot_recipe.yaml", *pages):
+        for line in file.read_text("utf-8").split("\n"):
+            assert line.isprintable(), (file.name, line)
+    card = (kitchen.out / "README.md").read_text("utf-8")
+    assert not [line for line in card.partition("```yaml")[0].split("\n") if line.startswith("# Free")]
+    assert card.count("\n---\n") == 1
+    (row,) = (line for line in card.split("\n") if "Free money" in line and line.startswith("| "))
+    assert row.replace("\\|", "").count("|") == 3
+    assert "```" in row
+
+
 def test_packed_weights_are_refused_where_they_differ(program: Program, kitchen: Kitchen) -> None:
     """Packed integers of GPTQ and AWQ are no weights to average: refused by name."""
     kitchen.everywhere(**{"layers.0.qweight": torch.ones(4, dtype=torch.int32)})

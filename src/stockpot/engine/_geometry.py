@@ -300,13 +300,13 @@ class Geometry:
         return columns
 
     def csv(self) -> str:
-        """``table`` as CSV with a heading; numbers in full, what is not a number left empty."""
+        """``table`` as CSV with a heading; numbers in full, what is not a number left empty; names printable."""
         columns = self.table()
         out = io.StringIO()
         writer = csv.writer(out, lineterminator="\n")
         writer.writerow(columns)
         for line in zip(*columns.values(), strict=True):
-            writer.writerow("" if isinstance(one, float) and math.isnan(one) else one for one in line)
+            writer.writerow(map(_cell, line))
         return out.getvalue()
 
     def to_pandas(self) -> pd.DataFrame:
@@ -316,6 +316,12 @@ class Geometry:
         except ImportError:
             raise errors.MissingExtraError("pandas", "report") from None
         return pd.DataFrame(self.table()).set_index("name")
+
+
+def _cell(value: object) -> object:
+    if isinstance(value, str):
+        return errors.printable(value)
+    return "" if isinstance(value, float) and math.isnan(value) else value
 
 
 def _plain(values: Array) -> list[Any]:

@@ -25,7 +25,7 @@ from stockpot.checkpoint import (
 )
 from stockpot.engine._job import Job, resolve
 from stockpot.engine._plan import Group
-from stockpot.engine._provenance import CARD, PROVENANCE, RECIPE, RUN
+from stockpot.engine._provenance import CARD, PROVENANCE, RECIPE, RUN, as_code
 from stockpot.engine._records import Records
 from stockpot.engine._side_files import adapted_config
 from stockpot.engine._sinks import GEOMETRY
@@ -260,6 +260,6 @@ def _check_run(content: Any, record: Record) -> Iterator[str]:
 
 def _check_card(path: Path, record: Record) -> Iterator[str]:
     text, recipe = _bytes(path / CARD), _bytes(path / RECIPE).rstrip()
-    refs = [f"| `{said.ref}`".encode("utf-8", "backslashreplace") for said in record.inputs]
+    refs = [f"| {as_code(said.ref)}".encode("utf-8", "backslashreplace") for said in record.inputs]
     if not text.endswith(b"```yaml\n" + recipe + b"\n```\n") or not all(ref in text for ref in refs):
         yield f"{CARD}: not the recipe and inputs of {PROVENANCE}"
