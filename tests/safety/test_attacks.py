@@ -123,6 +123,40 @@ def test_names_neither_steer_a_terminal_nor_write_the_card(program: Program, kit
     assert "```" in row
 
 
+def test_links_to_elsewhere_are_told(program: Program, kitchen: Kitchen) -> None:
+    """A side file that is a link is copied, and named where it leads to what nobody named: not in a hub's cache, not
+    into another input."""
+    secret = kitchen.root / "secret"
+    secret.write_text("mine")
+    (kitchen.a / "vocab.txt").symlink_to(secret)
+    (kitchen.base / "merges.txt").write_text("base's")
+    (kitchen.a / "merges.txt").symlink_to(kitchen.base / "merges.txt")
+    told = f"links to elsewhere, and are copied: vocab.txt -> {secret.resolve()}"
+    for more in (["--dry-run"], []):
+        warned = program.does(*kitchen.stock(*more)).err
+        assert told in warned
+        assert "merges.txt" not in warned
+    assert (kitchen.out / "vocab.txt").read_text() == "mine"
+    assert not (kitchen.out / "vocab.txt").is_symlink()
+
+
+@pytest.mark.parametrize("blobs", ["its own", "a link"])
+def test_links_of_a_hubs_cache_are_its_files(blobs: str, program: Program, kitchen: Kitchen) -> None:
+    """``snapshots/COMMIT/vocab.txt -> ../../blobs/x`` is told only where ``blobs`` itself leads elsewhere."""
+    cache, elsewhere = kitchen.root / "models--a", kitchen.root / "elsewhere"
+    for place in (cache / "snapshots", elsewhere):
+        place.mkdir(parents=True)
+    if blobs == "a link":
+        (cache / "blobs").symlink_to(elsewhere)
+    else:
+        (cache / "blobs").mkdir()
+    (cache / "blobs" / "x").write_text("words")
+    commit = kitchen.a.rename(cache / "snapshots" / "c0ffee")
+    (commit / "vocab.txt").symlink_to("../../blobs/x")
+    warned = program.does("merge", "--method", "linear", commit, kitchen.b, "--out", kitchen.out).err
+    assert ("vocab.txt" in warned) == (blobs == "a link")
+
+
 def test_packed_weights_are_refused_where_they_differ(program: Program, kitchen: Kitchen) -> None:
     """Packed integers of GPTQ and AWQ are no weights to average: refused by name."""
     kitchen.everywhere(**{"layers.0.qweight": torch.ones(4, dtype=torch.int32)})

@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import os
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import xxhash
@@ -18,7 +18,7 @@ from stockpot.engine._adapters import alignment_of, as_adapters, require_models
 from stockpot.engine._align import Alignment, Inputs, Slot, align
 from stockpot.engine._budget import ALIGNMENT, Budget, fit
 from stockpot.engine._job import Job
-from stockpot.engine._side_files import side_files
+from stockpot.engine._side_files import links_elsewhere, side_files
 from stockpot.engine._watch import grouping
 from stockpot.kernels import is_compiled
 
@@ -26,6 +26,7 @@ PROCESS_BYTES = 80_000_000
 """What the interpreter takes beside our buffers, as measured on Linux."""
 TORCH_BYTES = 340_000_000
 """What torch takes where it is loaded: at most 310 MB measured with a CPU build, which differs by machine."""
+LINKS_SHOWN = 10
 
 
 @dataclass(frozen=True)
@@ -225,6 +226,17 @@ def make_plan(
         ),
         story,
     )
+
+
+def with_links_told(plan: Plan) -> Plan:
+    """The plan, with a warning where it copies side files that are links to what nobody named."""
+    links = {} if plan.is_one_file else links_elsewhere(plan.template, plan.inputs.given.checkpoints)
+    if not links:
+        return plan
+    shown = ", ".join(f"{name} -> {end}" for name, end in [*links.items()][:LINKS_SHOWN])
+    more = f" and {len(links) - LINKS_SHOWN} more" if len(links) > LINKS_SHOWN else ""
+    told = f"side files that are links to elsewhere, and are copied: {shown}{more}"
+    return replace(plan, warnings=(*plan.warnings, told))
 
 
 def _lost_configuration(inputs: Inputs, alignment: Alignment) -> list[str]:
