@@ -7,12 +7,23 @@ import time
 
 import pytest
 
-from stockpot._patterns import NAME_CHARACTERS, require_bounded
+from stockpot._pattern_ways import require_bounded_on, ways
+from stockpot._patterns import NAME_CHARACTERS, ForeverError, require_bounded
 
 GOOD = (
     *(r"^model[.]layers[.](\d+)[.]self_attn[.](q|k|v)_proj", "norm", "layers.*weight$", r"^(?!.*norm).*[.]weight$", ""),
     *(r"(?:[.]\w+)*x", r"(\w+[.])*x", r"([^.]+[.])+weight", r"(?:model[.])?layers[.]\d+", "x{1,3}y?z?", "(foo|bar){3}"),
-    *(".*.*.*!", "(a+){1}", "(?P<n>a+)_(?P=n)", r"(?i:LAYERS)[.]\d{1,3}", "(a)?(?(1)b|c)", "[[a]", "\\w+?", "a|b|c"),
+    *(
+        ".*.*.*!",
+        "(a+){1}",
+        "(?P<n>a+)_(?P=n)",
+        r"(?i:LAYERS)[.]\d{1,3}",
+        "(a)?(?(1)b|c)",
+        "[[a]",
+        "\\w+?",
+        "a|b|c",
+        r"([.]\b\w+)*!",
+    ),
     ".*layers.*mlp.*down.*weight.*",
 )
 FOREVER = (
@@ -26,6 +37,12 @@ FOREVER = (
         r"(\w+\w)*!",
         r"(?:[^x]*[.])*!",
         "(?:x.*)*!",
+        r"^model([.]\w*\w*)*[.]weight$",
+        r"^([.]\w?\w?)*$",
+        "^(xa*a*)*$",
+        "(?i)^(xX*)*$",
+        "(?i:^(k[A-Z]*)*$)",
+        r"(?a:^(é[^\w]*)*$)",
     ),
 )
 
@@ -43,7 +60,7 @@ def test_what_people_write_is_taken(pattern: str) -> None:
 @pytest.mark.parametrize("pattern", FOREVER)
 def test_what_may_take_forever_is_refused(pattern: str) -> None:
     """Repeats in repeats, and many one after the other."""
-    with pytest.raises(re.error, match="forever"):
+    with pytest.raises(ForeverError, match="forever"):
         require_bounded(pattern)
 
 
@@ -59,3 +76,52 @@ def test_what_is_no_pattern(pattern: str) -> None:
     """The error of re stays what it is."""
     with pytest.raises((re.error, OverflowError)):
         require_bounded(pattern)
+
+
+@pytest.mark.parametrize("pattern", GOOD)
+def test_what_people_write_is_taken_on_the_longest_names(pattern: str) -> None:
+    """Where names are known, what lies between the repeats counts: nothing that is quick is refused."""
+    for name in ("model.layers.0.block." * 10, "m" * 800 + ".layers.0.mlp.down_proj.weight", "layers." * 20):
+        if pattern != ".*.*.*!":
+            require_bounded_on(pattern, name)
+        began = time.process_time()
+        re.search(pattern, name[:300])
+        assert time.process_time() - began < 1
+
+
+@pytest.mark.parametrize(
+    ("pattern", "name"),
+    [
+        (".*.*.*!", "a" * 300),
+        (".*a.*a.*a!", "a" * 300),
+        ("(.*)(.*)x(.*)!", "ax" * 200),
+        ("(?:.*){4}!", "a" * 200),
+        ("(a|.)*a.*a!", "a" * 900),
+        (r"([.]\w+)*.*.*!", ".a" * 400),
+        ("(?i:A*a*a*)A!", "a" * 400),
+        ("(?=.*.*.*!)b", "a" * 300),
+        ("(x)?(?(1)a|.*.*.*)!", "a" * 300),
+    ],
+)
+def test_what_may_take_forever_on_a_long_name_is_refused_when_the_name_is_known(pattern: str, name: str) -> None:
+    """Names may have a thousand characters, ten times those for which patterns are judged before."""
+    if pattern != "(a|.)*a.*a!":
+        require_bounded(pattern, 20)
+    with pytest.raises(ForeverError, match="forever"):
+        require_bounded_on(pattern, name)
+
+
+@pytest.mark.parametrize(
+    ("pattern", "name", "expected"),
+    [
+        ("a", "ab", 1),
+        ("ab", "abab", 4),
+        ("a*b", "aa", 6),
+        ("^a*b", "aa", 4),
+        ("(?:a|bb)c", "ab", 3),
+        ("a{2}b", "aaa", 7),
+    ],
+)
+def test_ways_counted_by_hand(pattern: str, name: str, expected: int) -> None:
+    """Each place from which, and each to which, an item is tried with success."""
+    assert ways(pattern, name) == expected

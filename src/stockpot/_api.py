@@ -59,7 +59,7 @@ def make(
 ) -> engine.Plan:
     """``plan`` for a recipe already read; ``from_file``: hold it to what the field's recipes must state."""
     job = engine.resolve(recipe, from_file=from_file)
-    return engine.make_plan(
+    made = engine.make_plan(
         job,
         engine.open_inputs(job, adapters=True),
         Path(out).expanduser(),
@@ -67,6 +67,7 @@ def make(
         workers=workers,
         device=engine.choose_device(device),
     )
+    return engine.with_links_told(made)
 
 
 def merge(

@@ -386,6 +386,11 @@ def printable(text: str) -> str:
     return "".join(c if c.isprintable() else c.encode("unicode_escape").decode() for c in text)
 
 
+def printable_lines(text: str) -> str:
+    """Each line printable; line breaks stay."""
+    return "\n".join(map(printable, text.split("\n")))
+
+
 def nearest(name: str, known: Iterable[str]) -> str | None:
     """The known name that ``name`` was probably meant to be, or None."""
     close = difflib.get_close_matches(name.replace("-", "_"), sorted(known), n=1, cutoff=0.6)

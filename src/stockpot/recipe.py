@@ -167,9 +167,12 @@ class Recipe(_Strict):
         return cls.from_yaml(text, str(path))
 
     def to_yaml(self) -> str:
-        """The recipe as YAML; reading it back gives an equal recipe."""
+        """The recipe as YAML, printable; reading it back gives an equal recipe."""
         data = self.model_dump(mode="json", exclude_defaults=True)
-        return str(yaml.safe_dump(data, sort_keys=False, allow_unicode=True))
+        text = str(yaml.safe_dump(data, sort_keys=False, allow_unicode=True))
+        if errors.printable_lines(text) == text:
+            return text
+        return str(yaml.safe_dump(data, sort_keys=False))
 
 
 def build_recipe(

@@ -103,6 +103,61 @@ def test_a_model_card_ends_where_its_author_ends(program: Program, kitchen: Kitc
     program.does("verify", "out")
 
 
+def test_names_neither_steer_a_terminal_nor_write_the_card(program: Program, kitchen: Kitchen) -> None:
+    """Folders, tensors and models by hostile names: card, recipe, table and page are printable, and verify agrees."""
+    hostile = "m\x1b]0;owned\x07\x9b31m\u202e\n---\n# Free money | ``x` |"
+    kitchen.everywhere(**{hostile: torch.ones(4, 4)})
+    moved = kitchen.a.rename(kitchen.a.parent / hostile.replace("/", ""))
+    program.does("merge", "--method", "linear", moved, kitchen.b, "--out", kitchen.out)
+    program.does("verify", kitchen.out)
+    asked = ("geometry", "--base", kitchen.base, moved, kitchen.b)
+    pages = [kitchen.root / name for name in ("g.csv", "g.html")]
+    program.does(*asked, "--csv", pages[0], "--html", pages[1])
+    for file in (kitchen.out / "README.md", kitchen.out / "stockpot_recipe.yaml", *pages):
+        for line in file.read_text("utf-8").split("\n"):
+            assert line.isprintable(), (file.name, line)
+    card = (kitchen.out / "README.md").read_text("utf-8")
+    assert not [line for line in card.partition("```yaml")[0].split("\n") if line.startswith("# Free")]
+    assert card.count("\n---\n") == 1
+    (row,) = (line for line in card.split("\n") if "Free money" in line and line.startswith("| "))
+    assert row.replace("\\|", "").count("|") == 3
+    assert "```" in row
+
+
+def test_links_to_elsewhere_are_told(program: Program, kitchen: Kitchen) -> None:
+    """A side file that is a link is copied, and named where it leads to what nobody named: not in a hub's cache, not
+    into another input."""
+    secret = kitchen.root / "secret"
+    secret.write_text("mine")
+    (kitchen.a / "vocab.txt").symlink_to(secret)
+    (kitchen.base / "merges.txt").write_text("base's")
+    (kitchen.a / "merges.txt").symlink_to(kitchen.base / "merges.txt")
+    told = f"links to elsewhere, and are copied: vocab.txt -> {secret.resolve()}"
+    for more in (["--dry-run"], []):
+        warned = program.does(*kitchen.stock(*more)).err
+        assert told in warned
+        assert "merges.txt" not in warned
+    assert (kitchen.out / "vocab.txt").read_text() == "mine"
+    assert not (kitchen.out / "vocab.txt").is_symlink()
+
+
+@pytest.mark.parametrize("blobs", ["its own", "a link"])
+def test_links_of_a_hubs_cache_are_its_files(blobs: str, program: Program, kitchen: Kitchen) -> None:
+    """``snapshots/COMMIT/vocab.txt -> ../../blobs/x`` is told only where ``blobs`` itself leads elsewhere."""
+    cache, elsewhere = kitchen.root / "models--a", kitchen.root / "elsewhere"
+    for place in (cache / "snapshots", elsewhere):
+        place.mkdir(parents=True)
+    if blobs == "a link":
+        (cache / "blobs").symlink_to(elsewhere)
+    else:
+        (cache / "blobs").mkdir()
+    (cache / "blobs" / "x").write_text("words")
+    commit = kitchen.a.rename(cache / "snapshots" / "c0ffee")
+    (commit / "vocab.txt").symlink_to("../../blobs/x")
+    warned = program.does("merge", "--method", "linear", commit, kitchen.b, "--out", kitchen.out).err
+    assert ("vocab.txt" in warned) == (blobs == "a link")
+
+
 def test_packed_weights_are_refused_where_they_differ(program: Program, kitchen: Kitchen) -> None:
     """Packed integers of GPTQ and AWQ are no weights to average: refused by name."""
     kitchen.everywhere(**{"layers.0.qweight": torch.ones(4, dtype=torch.int32)})

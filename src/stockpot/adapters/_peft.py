@@ -12,7 +12,7 @@ from typing import Any
 from pydantic import BaseModel, ConfigDict, ValidationError
 
 from stockpot import errors
-from stockpot._patterns import require_bounded
+from stockpot._pattern_ways import require_bounded_on
 from stockpot.checkpoint import ADAPTER_CONFIG as CONFIG
 from stockpot.checkpoint import ADAPTER_STEM as STEM
 from stockpot.checkpoint import Source, TensorInfo, count, is_mergeable
@@ -80,7 +80,7 @@ def _patterned(patterns: Mapping[str, float] | None, module: str, otherwise: flo
             raise errors.AdapterError("a pattern of ranks is absurdly long", got=f"{len(pattern)} characters")
         whole = rf"(.*\.)?({pattern})$"
         try:
-            require_bounded(whole, len(module))
+            require_bounded_on(whole, module)
             if re.match(whole, module):
                 return value
         except (re.error, RecursionError, OverflowError) as error:

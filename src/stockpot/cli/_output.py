@@ -46,17 +46,12 @@ def say(text: str, quiet: bool) -> None:
     """A message on stderr."""
     if not quiet:
         encoding = sys.stderr.encoding or "utf-8"
-        print(_plain(text).encode(encoding, "backslashreplace").decode(encoding), file=sys.stderr)
+        print(errors.printable_lines(text).encode(encoding, "backslashreplace").decode(encoding), file=sys.stderr)
 
 
 def print_line(text: str) -> None:
     """A sentence on stdout."""
-    print(_plain(text))
-
-
-def _plain(text: str) -> str:
-    """Lines that cannot steer a terminal: names in them are anybody's."""
-    return "\n".join(map(errors.printable, text.split("\n")))
+    print(errors.printable_lines(text))
 
 
 def print_table(table: RenderableType) -> None:
@@ -67,7 +62,7 @@ def print_table(table: RenderableType) -> None:
     class Plain:
         def __rich_console__(self, console: Console, options: ConsoleOptions) -> RenderResult:
             for text, style, control in console.render(table, options):
-                yield Segment(text if control else _plain(text), style, control)
+                yield Segment(text if control else errors.printable_lines(text), style, control)
 
     console = Console(width=None if sys.stdout.isatty() else 200, highlight=False, markup=False)
     console.print(Plain())

@@ -11,7 +11,7 @@ from stockpot._later import later
 from stockpot.engine._align import Alignment, Decision, Inputs, Slot, align
 from stockpot.engine._device import choose_device
 from stockpot.engine._job import Job, resolve
-from stockpot.engine._plan import Group, Plan, Story, is_one_file, make_plan, open_inputs
+from stockpot.engine._plan import Group, Plan, Story, is_one_file, make_plan, open_inputs, with_links_told
 from stockpot.engine._provenance import PROVENANCE
 from stockpot.engine._side_files import differing_side_files, side_files
 
@@ -64,6 +64,7 @@ __all__ = [
     "to_memory",
     "verify",
     "write",
+    "with_links_told",
 ]
 
 _LATER = {

@@ -11,7 +11,8 @@ from stockpot.adapters import AdapterSum, is_adapter, read_adapter
 from stockpot.checkpoint import Source, is_mergeable
 from stockpot.engine._align import Alignment, Inputs, Slot
 from stockpot.engine._job import Job
-from stockpot.measure import Array, group_of
+from stockpot.engine._watch import grouping
+from stockpot.measure import Array
 from stockpot.methods import Mixture
 
 WHAT = "adapters are merged as products of their factors"
@@ -69,7 +70,7 @@ def as_adapters(job: Job, base: Source | None, models: Sequence[Source]) -> Adap
     def mixing(gram: Array) -> Mixture:
         return job.answer(gram if job.method.uses_gram else len(models) + job.anchored)
 
-    return AdapterSum(read, mixing, lambda name: group_of(name, job.granularity, job.block_regex), job.rank)
+    return AdapterSum(read, mixing, grouping(job), job.rank)
 
 
 def alignment_of(job: Job, inputs: Inputs) -> Alignment:

@@ -9,9 +9,20 @@ from typing import Literal
 
 from stockpot import errors
 from stockpot.adapters import AdapterSum
-from stockpot.checkpoint import EMBEDDINGS, HEADS, Source, TensorInfo, is_mergeable, itemsize, ties_words, widest
+from stockpot.checkpoint import (
+    EMBEDDINGS,
+    HEADS,
+    NAME_CAP,
+    Source,
+    TensorInfo,
+    is_mergeable,
+    itemsize,
+    ties_words,
+    widest,
+)
 from stockpot.engine._job import Job, split_rename
 from stockpot.engine._names import missing_error, rename_hints, tied_head
+from stockpot.engine._watch import Watch
 
 Action = Literal["merge", "mix", "same"]
 _PIECE = 1 << 20
@@ -144,6 +155,7 @@ def _renamed(job: Job, inputs: Inputs) -> list[dict[str, TensorInfo]]:
         if (who == "base" and not inputs.has_base) or (who not in (None, "base") and int(who) > highest):
             raise errors.UsageError(f"--rename names input {who}, which is not there", expected=f"base, 1 to {highest}")
     views = []
+    watch = Watch("--rename")
     used = [False] * len(rules)
     for number, checkpoint in enumerate(inputs.checkpoints):
         label = "base" if inputs.has_base and number == 0 else str(number - inputs.first_model + 1)
@@ -153,6 +165,7 @@ def _renamed(job: Job, inputs: Inputs) -> list[dict[str, TensorInfo]]:
             new = name
             for place, (who, pattern, replacement) in enumerate(rules):
                 if who in (None, label):
+                    watch.require(pattern, new)
                     changed, hits = _replace(pattern, replacement, new)
                     used[place] |= bool(hits)
                     new = changed
@@ -173,9 +186,14 @@ def _renamed(job: Job, inputs: Inputs) -> list[dict[str, TensorInfo]]:
 
 def _replace(pattern: str, replacement: str, name: str) -> tuple[str, int]:
     try:
-        return re.subn(pattern, replacement, name)
+        new, hits = re.subn(pattern, replacement, name)
     except (re.error, IndexError) as error:
         raise errors.ParameterError(f"--rename's replacement cannot be used ({error})", got=repr(replacement)) from None
+    if len(new) > max(NAME_CAP, len(name)):
+        raise errors.ParameterError(
+            "--rename makes a name absurdly long", tensor=name, expected=f"at most {NAME_CAP} characters", got=len(new)
+        )
+    return new, hits
 
 
 def _tied_views(
@@ -217,18 +235,18 @@ def _output_names(job: Job, inputs: Inputs, views: Sequence[View], aliases: Mapp
 
 def _selection(job: Job, names: Sequence[str]) -> set[str]:
     policies = job.recipe.policies
+    matched: dict[str, set[str]] = {"--only": set(), "--exclude": set()}
     for option, patterns in (("--only", policies.only), ("--exclude", policies.exclude)):
+        watch = Watch(option)
         for pattern in patterns:
-            if not any(re.search(pattern, name) for name in names):
+            found = {name for name in names if watch.search(pattern, name)}
+            if not found:
                 raise errors.UsageError(
                     f"{option} {pattern!r} matches no tensor", remedy="merge --dry-run --json lists the names"
                 )
-    return {
-        name
-        for name in names
-        if (not policies.only or any(re.search(p, name) for p in policies.only))
-        and not any(re.search(p, name) for p in policies.exclude)
-    }
+            matched[option] |= found
+    chosen = matched["--only"] if policies.only else set(names)
+    return chosen - matched["--exclude"]
 
 
 def _template(

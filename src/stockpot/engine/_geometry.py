@@ -5,7 +5,7 @@ from __future__ import annotations
 import csv
 import io
 import math
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from functools import cached_property
 from pathlib import Path
@@ -24,6 +24,7 @@ from stockpot.engine._records import Records
 from stockpot.engine._schedule import measuring_tasks
 from stockpot.engine._sinks import CollectingSink
 from stockpot.engine._stored import stored_grams
+from stockpot.engine._watch import Watch
 from stockpot.measure import (
     KINDS,
     Array,
@@ -299,13 +300,13 @@ class Geometry:
         return columns
 
     def csv(self) -> str:
-        """``table`` as CSV with a heading; numbers in full, what is not a number left empty."""
+        """``table`` as CSV with a heading; numbers in full, what is not a number left empty; names printable."""
         columns = self.table()
         out = io.StringIO()
         writer = csv.writer(out, lineterminator="\n")
         writer.writerow(columns)
         for line in zip(*columns.values(), strict=True):
-            writer.writerow("" if isinstance(one, float) and math.isnan(one) else one for one in line)
+            writer.writerow(map(_cell, line))
         return out.getvalue()
 
     def to_pandas(self) -> pd.DataFrame:
@@ -315,6 +316,12 @@ class Geometry:
         except ImportError:
             raise errors.MissingExtraError("pandas", "report") from None
         return pd.DataFrame(self.table()).set_index("name")
+
+
+def _cell(value: object) -> object:
+    if isinstance(value, str):
+        return errors.printable(value)
+    return "" if isinstance(value, float) and math.isnan(value) else value
 
 
 def _plain(values: Array) -> list[Any]:
@@ -360,6 +367,8 @@ def measure_geometry(
             "no tensor is common to the base and the models", expected="names and shapes that agree",
             got=f"{len(plan.slots)} tensors, none of them in all", remedy="--rename changes names of inputs",
         )  # fmt: skip
+    _check_quick("--kind", kinds, plan)
+    _check_quick("block_regex", [block_regex] if isinstance(block_regex, str) else [], plan)
     plan = fetched(plan, side_files=False)
     sink = CollectingSink()
     sink.found, why = stored_grams(stored, plan) if stored is not None else ({}, "")
@@ -371,6 +380,13 @@ def measure_geometry(
     if why:
         found = replace(found, warnings=(*found.warnings, f"{stored} was not used: {why}; the inputs were read"))
     return found.by(granularity)
+
+
+def _check_quick(option: str, patterns: Iterable[str], plan: Plan) -> None:
+    watch = Watch(option)
+    for pattern in patterns:
+        for slot in plan.slots:
+            watch.search(pattern, slot.name)
 
 
 def _geometry(

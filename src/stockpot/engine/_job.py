@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from stockpot import errors
-from stockpot._patterns import require_bounded
+from stockpot._patterns import ForeverError, require_bounded
 from stockpot.checkpoint import TORCH_NAMES
 from stockpot.measure import GRANULARITIES, Array
 from stockpot.methods import Method, Mixture, all_methods, check_value, get_method
@@ -256,11 +256,16 @@ def require_pattern(option: str, pattern: str) -> None:
     try:
         require_bounded(pattern)
     except (re.error, RecursionError, OverflowError) as error:
-        raise errors.ParameterError(
-            f"{option} is no regular expression to use ({error})",
-            got=repr(pattern),
-            remedy="no repeat inside a repeat, and few .*" if "forever" in str(error) else None,
-        ) from None
+        raise pattern_error(option, pattern, error) from None
+
+
+def pattern_error(option: str, pattern: str, error: Exception) -> errors.ParameterError:
+    """Why a regular expression cannot be used, and what to write instead."""
+    return errors.ParameterError(
+        f"{option} is no regular expression to use ({error})",
+        got=repr(pattern),
+        remedy="no repeat inside a repeat, and few .*" if isinstance(error, ForeverError) else None,
+    )
 
 
 def split_rename(text: str) -> tuple[str | None, str, str]:

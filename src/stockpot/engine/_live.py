@@ -10,7 +10,7 @@ from torch import Tensor
 from stockpot.checkpoint import Source
 from stockpot.engine._job import resolve
 from stockpot.engine._memory import MemorySink, to_memory
-from stockpot.engine._plan import Plan, Story, make_plan, open_inputs
+from stockpot.engine._plan import Plan, Story, make_plan, open_inputs, with_links_told
 from stockpot.recipe import Recipe
 
 
@@ -33,9 +33,10 @@ class LiveModel:
         job = resolve(recipe)
         where = out or Path("memory")
         inputs = open_inputs(job, self.sources)
-        return make_plan(
+        made = make_plan(
             job, inputs, where, memory=self._memory, workers=self._workers, device=self._device, story=story
         )
+        return made if out is None else with_links_told(made)
 
     def become(self, plan: Plan) -> dict[str, Tensor]:
         """The mixture as a state dict. Its tensors are the model's own: the next mixture is written over them."""

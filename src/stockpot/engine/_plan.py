@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import os
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import xxhash
@@ -18,14 +18,15 @@ from stockpot.engine._adapters import alignment_of, as_adapters, require_models
 from stockpot.engine._align import Alignment, Inputs, Slot, align
 from stockpot.engine._budget import ALIGNMENT, Budget, fit
 from stockpot.engine._job import Job
-from stockpot.engine._side_files import side_files
+from stockpot.engine._side_files import links_elsewhere, side_files
+from stockpot.engine._watch import grouping
 from stockpot.kernels import is_compiled
-from stockpot.measure import group_of
 
 PROCESS_BYTES = 80_000_000
 """What the interpreter takes beside our buffers, as measured on Linux."""
 TORCH_BYTES = 340_000_000
 """What torch takes where it is loaded: at most 310 MB measured with a CPU build, which differs by machine."""
+LINKS_SHOWN = 10
 
 
 @dataclass(frozen=True)
@@ -227,6 +228,17 @@ def make_plan(
     )
 
 
+def with_links_told(plan: Plan) -> Plan:
+    """The plan, with a warning where it copies side files that are links to what nobody named."""
+    links = {} if plan.is_one_file else links_elsewhere(plan.template, plan.inputs.given.checkpoints)
+    if not links:
+        return plan
+    shown = ", ".join(f"{name} -> {end}" for name, end in [*links.items()][:LINKS_SHOWN])
+    more = f" and {len(links) - LINKS_SHOWN} more" if len(links) > LINKS_SHOWN else ""
+    told = f"side files that are links to elsewhere, and are copied: {shown}{more}"
+    return replace(plan, warnings=(*plan.warnings, told))
+
+
 def _lost_configuration(inputs: Inputs, alignment: Alignment) -> list[str]:
     """Said where the template has no configuration and another model has."""
     template = inputs.checkpoints[alignment.template]
@@ -269,9 +281,10 @@ def provenance_reserve(job: Job, inputs: Inputs, alignment: Alignment, story: St
 def make_groups(job: Job, slots: Sequence[Slot]) -> tuple[Group, ...]:
     """Groups of merged tensors, in the order of their first tensor; members by name, so that sums keep their order."""
     found: dict[str, list[int]] = {}
+    group = grouping(job)
     for number, slot in enumerate(slots):
         if slot.action == "merge" and nbytes(slot.dtype, slot.shape):
-            found.setdefault(group_of(slot.name, job.granularity, job.block_regex), []).append(number)
+            found.setdefault(group(slot.name), []).append(number)
     return tuple(
         Group(
             name,

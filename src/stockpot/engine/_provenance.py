@@ -12,6 +12,7 @@ from typing import Any
 
 import xxhash
 
+from stockpot import errors
 from stockpot._version import __version__
 from stockpot.adapters import Loss, is_adapter
 from stockpot.checkpoint import MANIFESTS, Source, hub_ids
@@ -120,21 +121,37 @@ def fenced(text: str) -> list[str]:
     return [f"{fence}yaml", text, fence]
 
 
+def as_code(text: str) -> str:
+    """A name as code in a cell of a Markdown table: one line, which nothing in it ends.
+
+    >>> as_code("models/a"), as_code("a|`b"), as_code("a\\n# b")
+    ('`models/a`', '``a\\\\|`b``', '`a\\\\n# b`')
+    """
+    shown = errors.printable(text).replace("|", "\\|")
+    fence = "`" * (1 + max(map(len, re.findall("`+", shown)), default=0))
+    gap = " " if shown.startswith("`") or shown.endswith("`") else ""
+    return f"{fence}{gap}{shown}{gap}{fence}"
+
+
 def model_card(plan: Plan, records: Records) -> bytes:
     """``README.md`` of the output: front matter that model hubs read, then how it was made."""
     job = plan.job
     lines = ["---"]
     ids = [ref.partition("@")[0] for c in plan.inputs.given.checkpoints for ref, _ in hub_ids(c.ref, c.commit)]
     if ids:
-        lines += ["base_model:", *(f"- {one}" for one in dict.fromkeys(ids)), "base_model_relation: merge"]
+        lines += [
+            "base_model:",
+            *(f"- {errors.printable(one)}" for one in dict.fromkeys(ids)),
+            "base_model_relation: merge",
+        ]
     if library := _library(plan.template):
         lines.append(f"library_name: {library}")
-    lines += ["tags:", "- merge", "- stockpot", "---", "", f"# {plan.out.name}", ""]
+    lines += ["tags:", "- merge", "- stockpot", "---", "", f"# {errors.printable(plan.out.name)}", ""]
     lines.append(f"Merged by stockpot {__version__}, method `{job.method.name}`: {job.method.summary}")
     lines += ["", "| input | role |", "|---|---|"]
     for number, checkpoint in enumerate(plan.inputs.given.checkpoints):
         at = f" at commit {checkpoint.commit}" if checkpoint.commit else ""
-        lines.append(f"| `{checkpoint.ref}`{at} | {plan.inputs.given.role(number)} |")
+        lines.append(f"| {as_code(checkpoint.ref)}{at} | {plan.inputs.given.role(number)} |")
     ratio = summarize(records.groups)
     if ratio:
         lines += [
@@ -143,6 +160,6 @@ def model_card(plan: Plan, records: Records) -> bytes:
             + (f"; {ratio.clamped} clamped to the base." if ratio.clamped else "."),
         ]
     if plan.story is not None:
-        lines += ["", *plan.story.lines]
+        lines += ["", *map(errors.printable, plan.story.lines)]
     lines += ["", f"Reference: {job.method.reference}.", "", *fenced(job.recipe.to_yaml().rstrip()), ""]
     return "\n".join(lines).encode("utf-8", "backslashreplace")

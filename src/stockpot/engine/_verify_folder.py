@@ -27,7 +27,7 @@ from stockpot.checkpoint import (
 )
 from stockpot.engine._job import Job, resolve
 from stockpot.engine._plan import Group
-from stockpot.engine._provenance import CARD, PROVENANCE, RECIPE, RUN, fenced
+from stockpot.engine._provenance import CARD, PROVENANCE, RECIPE, RUN, as_code, fenced
 from stockpot.engine._records import Records
 from stockpot.engine._side_files import adapted_config
 from stockpot.engine._sinks import GEOMETRY
@@ -285,6 +285,6 @@ def _check_run(content: Any, record: Record) -> Iterator[str]:
 def _check_card(path: Path, record: Record) -> Iterator[str]:
     text, recipe = _bytes(path / CARD), _bytes(path / RECIPE).decode("utf-8", "surrogateescape").rstrip()
     closing = "\n".join(["", *fenced(recipe), ""]).encode("utf-8", "surrogateescape")
-    refs = [f"| `{said.ref}`".encode("utf-8", "backslashreplace") for said in record.inputs]
+    refs = [f"| {as_code(said.ref)}".encode("utf-8", "backslashreplace") for said in record.inputs]
     if not text.endswith(closing) or not all(ref in text for ref in refs):
         yield f"{CARD}: not the recipe and inputs of {PROVENANCE}"

@@ -46,7 +46,7 @@ def require_drawing() -> None:
 
 def svg(picture: Picture, *, follow: bool = False) -> str:
     """One figure as SVG text. ``follow``: ink takes the surrounding text's colour."""
-    text = rendered(picture, "svg").decode()
+    text = errors.printable_lines(rendered(picture, "svg").decode())
     text = text[text.index("<svg") :]
     return re.sub(INK, "currentColor", text) if follow else text
 

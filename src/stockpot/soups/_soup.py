@@ -353,4 +353,4 @@ def story_lines(found: Soup) -> list[str]:
         "|---|---|",
     ]
     shown = [one for one in found.candidates if one.sort != "tried"]
-    return [*lines, *(f"| {one.label} | {one.scores[found.metric]:.6g} |" for one in shown)]
+    return [*lines, *(f"| {one.label.replace('|', '&#124;')} | {one.scores[found.metric]:.6g} |" for one in shown)]
