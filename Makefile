@@ -30,9 +30,10 @@ vision: $(VISION)
 demo: $(STAMP)
 	$(BIN)/stockpot demo --out stockpot-demo
 
-# Two processes with a thread each: more threads than cores wait for one another.
+# Two processes with a thread each: more threads than cores wait for one another. Files in their order: by number of tests,
+# as pytest-xdist would have them, the few slow ones of training come last, and one process waits.
 test: $(STAMP) $(VISION) browser
-	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n 2 --dist loadfile
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n 2 --dist loadfile --no-loadscope-reorder
 
 # Every architecture in every form, of which make test takes one each, and a tensor of 2^31 elements: some minutes.
 zoo: $(STAMP) $(VISION)
@@ -48,6 +49,7 @@ FUZZ := $(BIN)/python -c "import atheris" 2> /dev/null || { echo "no atheris: no
 	OMP_NUM_THREADS=1 $(BIN)/python -m fuzz
 
 fuzz: $(STAMP)
+	$(FUZZ) --self-test
 	$(FUZZ) --seconds 60
 
 fuzz-campaign: $(STAMP)

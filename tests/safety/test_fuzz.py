@@ -20,6 +20,7 @@ FINDINGS = Path(__file__).parent / "findings"
 RUNS = 200_000
 
 
+@pytest.mark.slow  # make fuzz begins with it
 @pytest.mark.parametrize("is_watched", [True, False])
 def test_a_planted_bug_is_found_by_coverage_alone(is_watched: bool, tmp_path: Path) -> None:
     """Behind five branches: what is watched leads there, and without it nothing does."""
