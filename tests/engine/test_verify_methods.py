@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -79,11 +80,11 @@ def test_many_groups_are_asked_about_at_once(tmp_path: Path, monkeypatch: pytest
     sizes: list[int] = []
     asked = Method.__call__
 
-    def counted(method: Method, gram: np.ndarray, *arguments: object, **options: object) -> Mixture:
+    def counted(method: Method, gram: np.ndarray, *arguments: Any, **options: Any) -> Mixture:
         sizes.append(len(gram))
         if np.isnan(gram).any():
             raise ValueError("no number")
-        return asked(method, gram, *arguments, **options)  # type: ignore[arg-type]
+        return asked(method, gram, *arguments, **options)
 
     monkeypatch.setattr(Method, "__call__", counted)
     assert verify(out).problems == ()

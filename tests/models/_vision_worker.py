@@ -33,12 +33,12 @@ def _register_all_but_torchvision(op: Any, *given: Any, **named: Any) -> Any:
 
 torch.library.register_fake = _register_all_but_torchvision
 
-import open_clip  # noqa: E402
-import safetensors.torch  # noqa: E402
-import timm  # noqa: E402
-import torchvision  # noqa: E402
-from open_clip.push_to_hf_hub import save_for_hf as save_open_clip  # noqa: E402
-from timm.models import save_for_hf as save_timm  # noqa: E402
+import open_clip  # noqa: E402  # after the line above
+import safetensors.torch  # noqa: E402  # after the line above
+import timm  # noqa: E402  # after the line above
+import torchvision  # noqa: E402  # after the line above
+from open_clip.push_to_hf_hub import save_for_hf as save_open_clip  # noqa: E402  # after the line above
+from timm.models import save_for_hf as save_timm  # noqa: E402  # after the line above
 
 
 def images(generator: torch.Generator) -> torch.Tensor:

@@ -9,7 +9,7 @@ from stockpot.checkpoint._dtypes import (
     nbytes,
     widest,
 )
-from stockpot.checkpoint._files import FileIdentity, View, require_readable
+from stockpot.checkpoint._files import FileIdentity, View, is_below, require_readable
 from stockpot.checkpoint._folder import ADAPTER_CONFIG, ADAPTER_STEM, CONFIG, MANIFESTS
 from stockpot.checkpoint._header import NAME_CAP, SEAL, TensorInfo, blank_seal
 from stockpot.checkpoint._hub import cache_folder, current_commit, hub_ids
@@ -68,6 +68,7 @@ __all__ = [
     "header_bytes",
     "header_of",
     "hub_ids",
+    "is_below",
     "is_local",
     "is_mergeable",
     "is_sealed_archive",

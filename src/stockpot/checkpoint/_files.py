@@ -25,8 +25,17 @@ def is_inside(name: str) -> bool:
     >>> is_inside("unet/model.safetensors"), is_inside("../model"), is_inside("/model"), is_inside("..\\\\model")
     (True, False, False, False)
     """
+    return (not PurePosixPath(name).parts or is_below(name)) and "\\" not in name
+
+
+def is_below(name: str) -> bool:
+    """Whether a name is that of something in a folder, on this system.
+
+    >>> is_below("unet/model.safetensors"), is_below("a\\\\b"), is_below(""), is_below("a/../..")
+    (True, True, False, False)
+    """
     path = PurePosixPath(name)
-    return not (path.is_absolute() or ".." in path.parts or set(name) & set("\0\\"))
+    return bool(path.parts) and not path.is_absolute() and ".." not in path.parts and "\0" not in name
 
 
 class View(NamedTuple):

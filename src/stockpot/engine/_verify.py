@@ -68,11 +68,11 @@ def verify(
         raise errors.ParameterError("--recompute is a fraction", expected="0 to 1", got=recompute)
     if not path.exists():
         raise errors.NotFoundError("no such file or folder", file=str(out), remedy="check the path")
-    problems, names = check_sums(path) if path.is_dir() else ([], 0)
+    problems, listed = check_sums(path) if path.is_dir() else ([], frozenset())
     try:
         if path.is_dir():
             record = _record(_stated_by_folder(path), path / PROVENANCE)
-            problems += [*check_files(path, record), *check_listed(path, record)]
+            problems += [*check_files(path, record), *check_listed(path, record, listed)]
             checkpoint = open_local(str(path), path)
             problems += check_agreement(path, record, checkpoint)
         else:
@@ -81,11 +81,11 @@ def verify(
     except errors.NotAnOutputError:
         raise
     except errors.CheckpointError as error:
-        return VerifyResult(path, 0, names, 0, (*problems, error.line(), *error.problems))
+        return VerifyResult(path, 0, len(listed), 0, (*problems, error.line(), *error.problems))
     problems += _check_tensors(checkpoint, record, progress)
     notes: list[str] = []
     count = rederive(path, record, recompute, problems, notes) if recompute > 0 and not problems else 0
-    files = names + len(checkpoint.files)
+    files = len(listed) + len(checkpoint.files)
     return VerifyResult(path, len(checkpoint.tensors), files, count, tuple(problems), tuple(notes))
 
 

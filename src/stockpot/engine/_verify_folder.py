@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterator, Sequence, Set
-from pathlib import Path, PurePosixPath
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -20,6 +20,7 @@ from stockpot.checkpoint import (
     TensorInfo,
     by_part,
     header_of,
+    is_below,
     is_mergeable,
     is_side_folder,
     open_local,
@@ -89,16 +90,16 @@ class Record(_Kept):
     chosen: dict[str, Any] | None = None
 
 
-def check_sums(path: Path) -> tuple[list[str], int]:
-    """What is wrong with the small files, by SHA256SUMS; and how many it lists."""
+def check_sums(path: Path) -> tuple[list[str], Set[str]]:
+    """What is wrong with the small files, by SHA256SUMS; and their names."""
     place = path / SUMS
     if not place.is_file():
-        return ([f"{SUMS}: missing"] if (path / PROVENANCE).is_file() else []), 0
+        return ([f"{SUMS}: missing"] if (path / PROVENANCE).is_file() else []), frozenset()
     require_readable(place)
     listed, problems = read_sums(place.read_bytes())
     for name, digest in listed.items():
         file = path / name
-        if _leads_out(name):
+        if not is_below(name):
             problems.append(f"{SUMS}: lists {name!r}, which is outside")
         elif not _is_file(file):
             problems.append(f"{name}: missing, and {SUMS} lists it")
@@ -106,17 +107,13 @@ def check_sums(path: Path) -> tuple[list[str], int]:
             require_readable(file)
             if file_sum(file) != digest:
                 problems.append(f"{name}: its bytes are not those of {SUMS}")
-    return problems, len(listed)
+    return problems, listed.keys()
 
 
-def check_listed(path: Path, record: Record) -> Iterator[str]:
-    """Files that no record speaks of; hidden ones, and folders that training leaves, are not looked at."""
-    place = path / SUMS
-    known = {
-        SUMS,
-        *(file.name for file in record.files),
-        *(read_sums(place.read_bytes())[0] if place.is_file() else ()),
-    }
+def check_listed(path: Path, record: Record, listed: Set[str]) -> Iterator[str]:
+    """Files that no record speaks of, nor ``listed`` has; hidden ones, and folders that training leaves, are not looked
+    at."""
+    known = {SUMS, *(file.name for file in record.files), *listed}
     for entry in sorted(path.rglob("[!.]*")):
         inside = entry.relative_to(path)
         if entry.is_dir() and not entry.is_symlink():
@@ -129,7 +126,7 @@ def check_files(path: Path, record: Record) -> Iterator[str]:
     """Size and header of each file of weights."""
     for file in record.files:
         place = path / file.name
-        if _leads_out(file.name):
+        if not is_below(file.name):
             yield f"{PROVENANCE}: speaks of the file {file.name!r}, which is outside"
         elif not _is_file(place):
             yield f"{file.name}: missing"
@@ -144,11 +141,6 @@ def _is_file(place: Path) -> bool:
         return place.is_file()
     except OSError:  # no file can have such a name
         return False
-
-
-def _leads_out(name: str) -> bool:
-    pure = PurePosixPath(name)
-    return not pure.parts or "\0" in name or pure.is_absolute() or ".." in pure.parts
 
 
 def check_agreement(path: Path, record: Record, checkpoint: Checkpoint) -> Iterator[str]:
