@@ -14,10 +14,9 @@ from tests.cli import test_bad_recipe as corpus
 
 from fuzz._guard import Finding
 from fuzz._target import Run, Target
-from stockpot import recipe
 from stockpot.engine import _job
 from stockpot.methods import _base
-from stockpot.recipe import Recipe
+from stockpot.recipe import Recipe, _yaml
 
 PARTS: Sequence[str] = (
     *("merge_method: linear", "merge_method: slerp", "merge_method: task_arithmetic", "base_model: base", "models:"),
@@ -65,7 +64,7 @@ NODES = 2_000
 
 
 def _prepare(folder: Path) -> Run:
-    recipe.NODES_CAP = NODES
+    _yaml.NODES_CAP = NODES
 
     def run(data: bytes) -> None:
         try:

@@ -6,8 +6,6 @@ strictly read, with our keys (``granularity``, ``policies``, ``shard_size``, ``s
 
 from __future__ import annotations
 
-import re
-from collections.abc import Hashable, Mapping, Sequence
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
@@ -15,33 +13,12 @@ import yaml
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationError
 
 from stockpot import errors
+from stockpot.recipe._yaml import SIZE_CAP, load_yaml
 
-YAML_ERRORS = (*(yaml.YAMLError, RecursionError, ValueError, TypeError, ArithmeticError, AttributeError, LookupError),)
-"""What the safe loader raises: its own errors, and whatever comes of a value that is not what its tag says."""
-SIZE_CAP = 4 << 20
-NODES_CAP = 200_000
-MERGED_CAP = 10_000
 LATER_KEYS = ("slices", "modules", "tokenizer", "tokenizer_source", "chat_template")
 """Keys of the field's format that this version knows but does not serve."""
 IGNORED_PARAMETERS = ("int8_mask",)
 """Memory switches of other tools: accepted, without effect."""
-_UNITS = {"": 1, "B": 1, "KB": 10**3, "MB": 10**6, "GB": 10**9, "TB": 10**12}
-_UNITS |= {"KIB": 1 << 10, "MIB": 1 << 20, "GIB": 1 << 30, "TIB": 1 << 40}
-
-
-def parse_size(text: object) -> int:
-    """Bytes of a size such as ``5GB`` (decimal) or ``192MiB`` (binary).
-
-    >>> parse_size("5GB"), parse_size("192MiB"), parse_size(4096)
-    (5000000000, 201326592, 4096)
-    """
-    match = re.fullmatch(r"\s*([0-9]+(?:\.[0-9]+)?)\s*([A-Za-z]*)\s*", str(text))
-    if isinstance(text, bool) or match is None or match[2].upper() not in _UNITS:
-        raise errors.ParameterError("not a size", expected="a number with KB, MB, GB, MiB or GiB", got=repr(text))
-    size = float(match[1]) * _UNITS[match[2].upper()]
-    if not 1 <= size < 2**63:
-        raise errors.ParameterError("a size must be above 0 and below 8 EiB", got=repr(text)[:80])
-    return int(size)
 
 
 def _plain_dtype(value: object) -> object:
@@ -126,7 +103,7 @@ class Recipe(_Strict):
     @classmethod
     def from_yaml(cls, text: str, source: str = "recipe") -> Recipe:
         """Read a recipe; RecipeError lists every problem. Never executes anything."""
-        return cls.from_data(_load_yaml(text, source), source)
+        return cls.from_data(load_yaml(text, source), source)
 
     @classmethod
     def from_data(cls, data: object, source: str = "recipe") -> Recipe:
@@ -173,117 +150,6 @@ class Recipe(_Strict):
         if errors.printable_lines(text) == text:
             return text
         return str(yaml.safe_dump(data, sort_keys=False))
-
-
-def build_recipe(
-    method: str,
-    *,
-    base: Ref | None,
-    models: Sequence[Ref],
-    parameters: Mapping[str, Any] | None = None,
-    granularity: str | None = None,
-    dtype: str | None = None,
-    shard_size: str | int | None = None,
-    only: Sequence[str] = (),
-    exclude: Sequence[str] = (),
-    rename: Sequence[str] = (),
-    missing: Missing = "error",
-    mismatch: Mismatch = "error",
-    template: str | None = None,
-    allow_nonfinite: bool = False,
-    seed: int = 0,
-) -> Recipe:
-    """A recipe from arguments; a list given for a per-model parameter goes to the models in order."""
-    if any(isinstance(one, Mapping) for one in (base, *models)):
-        raise errors.UsageError("models are paths here", got="a state dict", remedy="merge_state_dicts takes those")
-    if isinstance(models, str | Path):
-        raise errors.UsageError("models are a list", got=repr(str(models)), remedy="put it into one")
-    if not models:
-        raise errors.UsageError(f"{method} needs models", expected="at least one", got=0)
-    shared: dict[str, Any] = {}
-    each: list[dict[str, Any]] = [{} for _ in models]
-    for name, value in (parameters or {}).items():
-        if isinstance(value, list | tuple):
-            if len(value) != len(models):
-                raise errors.ParameterError(
-                    f"{name} needs one value, or one for each model", expected=f"{len(models)} values", got=len(value)
-                )
-            for own, one in zip(each, value, strict=True):
-                own[name] = one
-        else:
-            shared[name] = value
-    return Recipe.from_data(
-        {
-            "merge_method": method,
-            "base_model": None if base is None else str(base),
-            "models": [{"model": str(m), "parameters": own} for m, own in zip(models, each, strict=True)],
-            "parameters": shared,
-            "granularity": granularity,
-            "dtype": dtype,
-            "shard_size": shard_size,
-            "seed": seed,
-            "allow_nonfinite": allow_nonfinite,
-            "policies": {
-                "only": list(only),
-                "exclude": list(exclude),
-                "rename": list(rename),
-                "missing": missing,
-                "mismatch": mismatch,
-                "template": template,
-            },
-        },
-        "arguments",
-    )
-
-
-class _Loader(yaml.SafeLoader):
-    """The safe loader, refusing a key that stands twice (the last would win in silence)."""
-
-    def flatten_mapping(self, node: yaml.MappingNode) -> None:
-        super().flatten_mapping(node)
-        if len(node.value) > MERGED_CAP:
-            raise yaml.constructor.ConstructorError(None, None, "merge keys expand to absurdly much", node.start_mark)
-
-    def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict[Hashable, Any]:
-        seen = set()
-        for key_node, _ in node.value:
-            if key_node.tag == "tag:yaml.org,2002:merge":
-                continue
-            key = self.construct_object(key_node, deep=True)
-            if key in seen:
-                raise yaml.constructor.ConstructorError(
-                    None, None, f"the key {key!r} stands twice", key_node.start_mark
-                )
-            seen.add(key)
-        return super().construct_mapping(node, deep)
-
-
-def _load_yaml(text: str, source: str) -> object:
-    try:
-        documents = list(yaml.load_all(text, Loader=_Loader))
-    except YAML_ERRORS as error:
-        mark = getattr(error, "problem_mark", None)
-        where = f"line {mark.line + 1}" if mark else "it"
-        problem = getattr(error, "problem", None) or type(error).__name__
-        raise errors.RecipeError(f"the recipe is not plain YAML: {where}: {problem}", file=source) from None
-    if len(documents) != 1:
-        raise errors.RecipeError("a recipe is one YAML document", file=source, got=f"{len(documents)} documents")
-    if _count(documents[0]) > NODES_CAP:
-        raise errors.RecipeError("the recipe expands to absurdly many values", file=source, expected=NODES_CAP)
-    return documents[0]
-
-
-def _count(value: object) -> int:
-    """Values reached by walking, aliases counted as often as they are met, up to just over the cap."""
-    total, stack = 0, [value]
-    while stack and total <= NODES_CAP:
-        top = stack.pop()
-        total += 1
-        if isinstance(top, Mapping):
-            stack.extend(top.values())
-        elif isinstance(top, list | tuple):
-            stack.extend(top)
-    return total
 
 
 def _problem(entry: Any) -> str:
