@@ -64,7 +64,7 @@ class Run:
         self._failures: list[tuple[int, BaseException]] = []
         self.output = Output(plan, sink, records, self._wait_on)
         self._groups: dict[int, _GroupState] = {}
-        self._answers: dict[int, Mixture] = {}
+        self._answers: dict[tuple[int, int], Mixture] = {}
         for task in tasks:
             if isinstance(task, Measure):
                 self._groups.setdefault(task.group, _GroupState()).pending += 1
@@ -147,16 +147,17 @@ class Run:
         return mixture
 
     def _answer(self, group: Group, gram: Array) -> Mixture:
-        """What a method answers that looks at nothing but the number of inputs is asked once."""
+        """What a method answers that looks at nothing but parameters and the number of inputs is asked once."""
         if self.plan.job.method.uses_gram or self.plan.job.table is not None:
             return solve(self.plan, group, gram)
-        inputs = len(self.plan.slots[group.slots[0]].sources)
-        if inputs not in self._answers:
-            self._answers[inputs] = solve(self.plan, group, _NO_GRAM)
-        return self._answers[inputs]
+        slot = self.plan.slots[group.slots[0]]
+        key = (len(slot.sources), slot.setting)
+        if key not in self._answers:
+            self._answers[key] = solve(self.plan, group, _NO_GRAM)
+        return self._answers[key]
 
     def solve_many(self, numbers: Sequence[int], grams: Array | None) -> Array:
-        """Weights of groups that are worked on together, one row for each; recorded."""
+        """Weights of groups that are worked on together, of one setting, one row for each; recorded."""
         groups = [self.plan.groups[number] for number in numbers]
         if self.plan.job.table is not None:
             table = self.plan.job.table
@@ -166,7 +167,8 @@ class Run:
         else:
             self.sink.store_grams(groups, grams)
             try:
-                mixture = self.plan.job.answer(grams)
+                values = self.plan.values_of(self.plan.slots[groups[0].slots[0]])
+                mixture = self.plan.job.answer(grams, values)
             except errors.MethodError:
                 for group, gram in zip(groups, grams, strict=True):
                     solve(self.plan, group, gram)
@@ -208,9 +210,10 @@ def solve(plan: Plan, group: Group, gram: Array) -> Mixture:
     """Coefficients of one group from its inner products (ignored by methods that need none)."""
     if plan.job.table is not None:
         return Mixture(np.array(plan.job.table[group.name]))
-    first = gram if plan.job.method.uses_gram else len(plan.slots[group.slots[0]].sources)
+    slot = plan.slots[group.slots[0]]
+    first = gram if plan.job.method.uses_gram else len(slot.sources)
     try:
-        return plan.job.answer(first)
+        return plan.job.answer(first, plan.values_of(slot))
     except errors.MethodError as error:
         raise errors.MethodError(
             error.what, tensor=group.name, expected=error.expected, got=error.got, remedy=error.remedy

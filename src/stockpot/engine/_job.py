@@ -42,9 +42,9 @@ class Job:
     rank: int | None = None
     """Of merged adapters, the largest rank of the result."""
 
-    def answer(self, first: Array | int) -> Mixture:
-        """The method's, to inner products or to a number of inputs."""
-        return self.method(first, self.values, anchored=self.anchored)
+    def answer(self, first: Array | int, values: Mapping[str, object]) -> Mixture:
+        """The method's, to inner products or to a number of inputs, with a tensor's parameters."""
+        return self.method(first, values, anchored=self.anchored)
 
     @property
     def takes_raw(self) -> bool:

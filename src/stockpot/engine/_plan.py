@@ -67,6 +67,10 @@ class Plan:
         """The output's tensors."""
         return self.alignment.slots
 
+    def values_of(self, slot: Slot) -> Mapping[str, object]:
+        """The parameters that a tensor is merged by."""
+        return self.alignment.settings[slot.setting]
+
     @property
     def template(self) -> Source:
         """The input whose names, files and side files the output takes."""

@@ -167,7 +167,7 @@ def _small_kind(plan: Plan, group: Group, done: frozenset[str]) -> object:
         and all(info.strides is None for _, info in slot.sources)
         and not plan.job.recipe.allow_nonfinite
     )
-    return (dtypes, slot.dtype) if fits else None
+    return (dtypes, slot.dtype, slot.setting) if fits else None
 
 
 def _group_tasks(plan: Plan, place: int, group: Group, done: frozenset[str], measured: bool) -> Iterator[Task]:
