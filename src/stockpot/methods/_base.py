@@ -94,6 +94,8 @@ class Method:
     why_models: str = ""
     random: bool = False
     """Whether it draws random numbers, by seed, tensor and position of the model."""
+    scale_free: bool = True
+    """Whether inputs scaled alike give a result scaled alike."""
     passes: int = 1
     """Of an element-wise method: how often it goes through the inputs, as a rule."""
 
@@ -211,6 +213,7 @@ def elementwise(
     affine: bool = True,
     why_models: str = "",
     random: bool = False,
+    scale_free: bool = True,
     passes: int = 1,
 ) -> Callable[[Callable[..., Rule]], Method]:
     """Make a method of kind 2 from its function: (form of a tensor, parameters) -> the rule that makes it.
@@ -222,7 +225,7 @@ def elementwise(
         assert next(iter(inspect.signature(function).parameters)) == "form"
         return Method(
             function.__name__, function, base, models, "form", None, reference, recipe_required, affine, why_models,
-            random, passes,
+            random, scale_free, passes,
         )  # fmt: skip
 
     return make
