@@ -19,6 +19,7 @@ from stockpot.engine._align import Alignment, Inputs, Slot, align
 from stockpot.engine._budget import ALIGNMENT, Budget, fit
 from stockpot.engine._job import Job
 from stockpot.engine._side_files import links_elsewhere, side_files
+from stockpot.engine._vocabulary import in_one_vocabulary, with_rows_told
 from stockpot.engine._watch import grouping
 from stockpot.kernels import is_compiled
 
@@ -109,6 +110,7 @@ class Plan:
             ],
             "files": [(file.name, file.size) for file in self.layout.files],
             "one_file": self.is_one_file,
+            **({"vocabulary": found.digest} if (found := self.inputs.vocabulary) is not None else {}),
             "device": self.budget.device.split(":")[0],
             "versions": [__version__, importlib.metadata.version("torch")],
         }
@@ -184,7 +186,9 @@ def make_plan(
     story: Story | None = None,
 ) -> Plan:
     """Decide everything about a merge from headers; raises InputError kinds. Cost: linear in the tensor count."""
+    inputs = in_one_vocabulary(job, inputs)
     alignment = align(job, inputs) if inputs.adapters is None else alignment_of(job, inputs)
+    alignment = with_rows_told(inputs, alignment)
     slots = alignment.slots
     if not slots:
         raise errors.AlignmentError("there is nothing to write: no tensor is common", remedy="check the inputs")
