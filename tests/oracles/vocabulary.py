@@ -6,8 +6,8 @@ import numpy as np
 def rows(tables, token, base, stated=None, force=False):
     """The row of a token for each input.
 
-    ``tables``: for each input, token -> row. An input that has the token keeps its row; where it lacks it, the stated row
-    counts, else the base's, else the mean over those that have it. A forced one is everybody's.
+    ``tables``: for each input, token -> row. An input that has the token keeps its row; where it lacks it, the stated
+    row counts, else the base's, else the mean over those that have it. A forced one is everybody's.
     """
     having = [table[token] for table in tables if token in table]
     if stated is not None:
@@ -20,7 +20,7 @@ def rows(tables, token, base, stated=None, force=False):
 
 
 def matrices(tables, ids, base, size, stated=None, forced=()):
-    """The matrix of every input in the output's vocabulary; what no token has is the mean of the rows that are there."""
+    """The matrix of every input in the output's vocabulary; what no token has is the mean of all rows."""
     stated = stated or {}
     width = len(next(iter(tables[0].values())))
     found = [np.full((size, width), np.nan) for _ in tables]

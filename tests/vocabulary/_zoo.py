@@ -72,11 +72,20 @@ def _trained(kind: str, size: int, corpus: str) -> str:
     return str(made.to_str())
 
 
+@cache
+def _begun(size: int, corpus: str) -> str:
+    """A WordPiece tokenizer with the first tokens of a large one: trained twice, it has others each time."""
+    content = json.loads(_trained("wordpiece", 400, corpus))
+    content["model"]["vocab"] = {token: n for token, n in content["model"]["vocab"].items() if n < size}
+    return json.dumps(content)
+
+
 def tokenizer(
     kind: str = "bpe", size: int = 300, corpus: str = "textwrap", added: Sequence[str] = (), **roles: str
 ) -> PreTrainedTokenizerFast:
     """A trained tokenizer with further tokens; special those that look so."""
-    made = tokenizers.Tokenizer.from_str(_trained(kind, size, corpus))
+    trained = _begun(size, corpus) if kind == "wordpiece" else _trained(kind, size, corpus)
+    made = tokenizers.Tokenizer.from_str(trained)
     for token in added:
         made.add_tokens([AddedToken(token, special=token.startswith("<"))])
     return wrapped(made, **roles)

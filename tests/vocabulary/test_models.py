@@ -170,7 +170,7 @@ def test_tied_models_stay_tied(tmp_path: Path) -> None:
 
 
 def test_a_plan_tells_and_a_merge_records_it(tmp_path: Path, program: Program) -> None:
-    """Rows and tokens in plan, result and provenance; verify derives all of it anew; another tokenizer is another job."""
+    """Rows and tokens in plan, result and provenance; verify derives it anew; another tokenizer is another job."""
     base, one, two = three(tmp_path)
     text = recipe([one, two], "task_arithmetic", 0.5, base_model=base, tokenizer_source="union", chat_template="chatml")
     (tmp_path / "recipe.yaml").write_text(text.to_yaml(), "utf-8")

@@ -31,8 +31,10 @@ def with_rows_told(inputs: Inputs, alignment: Alignment) -> Alignment:
         return alignment
     told = inputs.vocabulary.changed
     found = [Decision(slot.name, "vocabulary", told[slot.name]) for slot in alignment.slots if slot.name in told]
+    number = alignment.template
+    lost = [note for part in inputs.checkpoints[number].parts for note in inputs.vocabulary.lost(number, part.config)]
     return replace(
         alignment,
         decisions=(*alignment.decisions, *found),
-        notes=(*alignment.notes, *dict.fromkeys(inputs.vocabulary.notes)),
+        notes=(*alignment.notes, *dict.fromkeys((*inputs.vocabulary.notes, *lost))),
     )

@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping
-from dataclasses import dataclass, field
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
 from typing import Any
 
 from stockpot.checkpoint import CONFIG_DEPTH
@@ -27,8 +27,6 @@ class Numbering:
     roles: Mapping[str, str]
     own_rows: int
     rows: int
-    lost: dict[str, str] = field(default_factory=dict)
-    """Keys whose token is not in the output's vocabulary."""
 
     def changed(self, content: bytes) -> bytes:
         """A configuration (``config.json`` or ``generation_config.json``) by the output's numbers; unchanged bytes
@@ -61,24 +59,30 @@ class Numbering:
         role = key.removesuffix("_token_id")
         own, its = self.own_roles.get(role), self.roles.get(role)
         replaced = own is not None and its is not None and own != its and its in self.ids
-        if isinstance(value, list):
-            kept = [self._number(key, one) for one in value]
+        if isinstance(value, list) and value:
+            kept = [self._number(one) for one in value]
             first = [self.ids[its]] if replaced and its is not None else []
             found = list(dict.fromkeys([*first, *(one for one in kept if one is not None)]))
-            return found if found or not value else None
+            return found or None
         if not _is_number(value):
             return value
         if replaced and its is not None and self.texts.get(int(str(value))) == own:
             return self.ids[its]
-        return self._number(key, value)
+        return self._number(value)
 
-    def _number(self, key: str, value: object) -> object:
+    def _number(self, value: object) -> object:
         """The number of the same token; None where the output has it not; what is no token stays."""
         if not _is_number(value) or (text := self.texts.get(int(str(value)))) is None:
             return value
-        if text not in self.ids:
-            self.lost[key] = text
         return self.ids.get(text)
+
+    def lost(self, config: Mapping[str, Any], depth: int = CONFIG_DEPTH) -> Iterator[str]:
+        """Keys of a configuration that name a token which the output's vocabulary lacks, and name none then."""
+        for key, value in config.items():
+            if isinstance(value, dict):
+                yield from self.lost(value, depth - 1) if depth > 0 else ()
+            elif value is not None and key.endswith(_ENDS) and self._renumbered(key, value) is None:
+                yield key
 
 
 def _is_number(value: object) -> bool:

@@ -67,8 +67,8 @@ class Vocabulary:
 
     def copied(self) -> dict[str, Path]:
         """Files that are copied as they are, from the input whose tokenizer is the output's."""
-        made = self.made({})
-        return {name: one for name, one in (self.files or {}).items() if isinstance(one, Path) and name not in made}
+        left = set(self.made({})) | ({OLD_CHAT_TEMPLATE} if self.chat_template is not None else set())
+        return {name: one for name, one in (self.files or {}).items() if isinstance(one, Path) and name not in left}
 
     def made(self, beside: Mapping[str, Path]) -> dict[str, bytes]:
         """Files that are written; ``beside``: the template's side files, whose tokenizer stays if none is asked for."""
@@ -80,6 +80,13 @@ class Vocabulary:
             found[CHAT_TEMPLATE] = self.chat_template.encode("utf-8", "backslashreplace")
             found.pop(OLD_CHAT_TEMPLATE, None)
         return found
+
+    def lost(self, template: int, config: Mapping[str, Any]) -> list[str]:
+        """What is said of special tokens of a configuration that the output lacks."""
+        lost = list(dict.fromkeys(self.numberings[template].lost(config))) if self.numberings else []
+        return [
+            f"the configuration's tokens are not in the output's vocabulary, and become null: {_listed(lost)}"
+        ] * bool(lost)
 
     def config(self, template: int, content: bytes) -> bytes:
         """A configuration of the template, an input's number, in the output's vocabulary."""
