@@ -10,7 +10,7 @@ import pytest
 import transformers
 
 import stockpot
-from stockpot.vocabulary._config import Numbering
+from stockpot.vocabulary._config import numbering
 
 from . import _zoo
 from ._zoo import CHAT, loaded, make, tokenizer
@@ -85,13 +85,12 @@ def test_configurations_without_change_are_copied(tmp_path: Path) -> None:
 )
 def test_numbers_in_configurations(config: dict[str, Any], expected: dict[str, Any]) -> None:
     """Sizes where they are this model's; tokens by their new numbers, the one that ends a text by the new one."""
-    numbering = Numbering(
-        {0: "a", 1: "</s>", 2: "gone", 3: "d"}, {"a": 0, "d": 2, "<end>": 5}, {"eos": "</s>"}, {"eos": "<end>"}, 4, 6
-    )
-    assert json.loads(numbering.changed(json.dumps(config).encode())) == expected
-    assert list(numbering.lost(config)) == [key for key in config if expected[key] is None is not config[key]]
-    assert numbering.changed(b"[1, 2]") == b"[1, 2]"
-    assert numbering.changed(b"{no") == b"{no"
+    own, ids = {"a": 0, "</s>": 1, "gone": 2, "d": 3}, {"a": 0, "d": 2, "<end>": 5}
+    its = numbering(own, ids, ({"eos": "</s>"}, {"eos": "<end>", "pad": "none"}), (4, 6))
+    assert json.loads(its.changed(json.dumps(config).encode())) == expected
+    assert list(its.lost(config)) == [key for key in config if expected[key] is None is not config[key]]
+    assert its.changed(b"[1, 2]") == b"[1, 2]"
+    assert its.changed(b"{no") == b"{no"
 
 
 def test_a_configuration_in_parts(tmp_path: Path) -> None:

@@ -19,7 +19,7 @@ from stockpot.engine._align import Alignment, Inputs, Slot, align
 from stockpot.engine._budget import ALIGNMENT, Budget, fit
 from stockpot.engine._job import Job
 from stockpot.engine._side_files import links_elsewhere, side_files
-from stockpot.engine._vocabulary import in_one_vocabulary, with_rows_told
+from stockpot.engine._vocabulary import in_one_vocabulary, with_rows_told, without_tokenizer
 from stockpot.engine._watch import grouping
 from stockpot.kernels import is_compiled
 
@@ -93,7 +93,9 @@ class Plan:
     def peak_memory_bytes(self) -> int:
         """Foreseen peak of the process."""
         needs_torch = self.is_pickled or self.budget.device != "cpu" or not is_compiled()
-        return PROCESS_BYTES + TORCH_BYTES * needs_torch + self.budget.total_bytes + self._working_bytes
+        merging = self.budget.total_bytes + self._working_bytes
+        planning = self.inputs.vocabulary.reading_bytes if self.inputs.vocabulary is not None else 0
+        return PROCESS_BYTES + TORCH_BYTES * needs_torch + max(merging, planning)
 
     @property
     def _working_bytes(self) -> int:
@@ -230,7 +232,7 @@ def make_plan(
             *job.warnings,
             *dict.fromkeys(note for source in inputs.checkpoints for note in source.notes),
             *alignment.notes,
-            *([] if one_file else _lost_configuration(inputs, alignment)),
+            *(without_tokenizer(inputs) if one_file else _lost_configuration(inputs, alignment)),
         ),
         story,
     )

@@ -38,3 +38,9 @@ def with_rows_told(inputs: Inputs, alignment: Alignment) -> Alignment:
         decisions=(*alignment.decisions, *found),
         notes=(*alignment.notes, *dict.fromkeys((*inputs.vocabulary.notes, *lost))),
     )
+
+
+def without_tokenizer(inputs: Inputs) -> list[str]:
+    """Said of an output that is one file."""
+    told = "one file has no tokenizer, chat template or configuration beside it: name a folder as --out to have them"
+    return [told] if inputs.vocabulary is not None else []

@@ -7,6 +7,9 @@ from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any
 
+import numpy as np
+from numpy.typing import NDArray
+
 from stockpot.checkpoint import CONFIG_DEPTH
 from stockpot.vocabulary._tensors import SIZE_KEY
 
@@ -14,17 +17,21 @@ _ENDS = ("_token_id", "_token_ids", "_token_index", "_token_indexes")
 _LISTS = ("suppress_tokens", "begin_suppress_tokens")
 
 
+LOST, UNUSED = -1, -2
+"""Numbers of tokens that the output lacks, and numbers that no token has."""
+
+
 @dataclass(frozen=True)
 class Numbering:
     """From an input's numbers to the output's.
 
-    ``texts``: its tokens by number; ``ids``: the output's numbers by token; ``roles``: what special tokens each has.
+    ``numbers``: for each of its numbers the output's, or ``LOST`` or ``UNUSED``; ``own_roles`` and ``roles``: the
+    numbers of its special tokens, and of the output's; ``own_rows`` and ``rows``: the sizes of their vocabularies.
     """
 
-    texts: Mapping[int, str]
-    ids: Mapping[str, int]
-    own_roles: Mapping[str, str]
-    roles: Mapping[str, str]
+    numbers: NDArray[np.int64]
+    own_roles: Mapping[str, int]
+    roles: Mapping[str, int]
     own_rows: int
     rows: int
 
@@ -58,23 +65,20 @@ class Numbering:
         """A special token that the output's tokenizer has another for becomes that; others stay the tokens they are."""
         role = key.removesuffix("_token_id")
         own, its = self.own_roles.get(role), self.roles.get(role)
-        replaced = own is not None and its is not None and own != its and its in self.ids
+        is_replaced = own is not None and its is not None and self._number(own) != its
         if isinstance(value, list) and value:
-            kept = [self._number(one) for one in value]
-            first = [self.ids[its]] if replaced and its is not None else []
-            found = list(dict.fromkeys([*first, *(one for one in kept if one is not None)]))
-            return found or None
-        if not _is_number(value):
-            return value
-        if replaced and its is not None and self.texts.get(int(str(value))) == own:
-            return self.ids[its]
+            kept = [its] * is_replaced + [self._number(one) for one in value]
+            return list(dict.fromkeys(one for one in kept if one is not None)) or None
+        if is_replaced and value == own and type(value) is int:
+            return its
         return self._number(value)
 
     def _number(self, value: object) -> object:
         """The number of the same token; None where the output has it not; what is no token stays."""
-        if not _is_number(value) or (text := self.texts.get(int(str(value)))) is None:
+        if type(value) is not int or not 0 <= value < len(self.numbers) or self.numbers[value] == UNUSED:
             return value
-        return self.ids.get(text)
+        new = int(self.numbers[value])
+        return None if new == LOST else new
 
     def lost(self, config: Mapping[str, Any], depth: int = CONFIG_DEPTH) -> Iterator[str]:
         """Keys of a configuration that name a token which the output's vocabulary lacks, and name none then."""
@@ -85,5 +89,18 @@ class Numbering:
                 yield key
 
 
-def _is_number(value: object) -> bool:
-    return type(value) is int
+def numbering(
+    own: Mapping[str, int],
+    ids: Mapping[str, int],
+    roles: tuple[Mapping[str, str], Mapping[str, str]],
+    rows: tuple[int, int],
+) -> Numbering:
+    """How the numbers of an input become the output's; of ``roles`` and ``rows`` the input's come first."""
+    numbers = np.full(max(own.values(), default=-1) + 1, UNUSED, np.int64)
+    for text, number in own.items():
+        numbers[number] = ids.get(text, LOST)
+    before, after = (
+        {role: known[text] for role, text in its.items() if text in known}
+        for its, known in zip(roles, (own, ids), strict=True)
+    )
+    return Numbering(numbers, before, after, *rows)

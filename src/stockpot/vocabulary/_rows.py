@@ -69,18 +69,20 @@ def arrange(
     """
     used = max(ids.values(), default=-1) + 1
     size = used if multiple is None else -(-used // multiple) * multiple
-    having = _having(ids, tokenizers, own_rows)
     problems: list[str] = []
     stated = {text: _stated(text, one, tokenizers, own_rows, refs, problems) for text, one in tokens.items()}
     borrowed: dict[tuple[Place, ...], int] = {}
-    indexes = [np.full(size, MEAN, np.int64) for _ in tokenizers]
+    indexes = np.full((len(tokenizers), size), MEAN, np.int64)
+    having, numbers = _having(ids, tokenizers, own_rows), np.fromiter(ids.values(), np.int64, len(ids))
+    indexes[:, numbers] = having
     counts = {"base": 0, "one": 0, "mean": 0, "stated": 0, "forced": 0}
-    for text, number in ids.items():
-        own = having[text]
+    odd = set(np.flatnonzero((having < 0).any(axis=0)).tolist())
+    for column, (text, number) in enumerate(ids.items()):
+        if column not in odd and text not in tokens:
+            continue
+        own = {place: int(row) for place, row in enumerate(having[:, column]) if row >= 0}
         is_forced = text in tokens and tokens[text].force
         if len(own) == len(tokenizers) and not is_forced:
-            for place, row in own.items():
-                indexes[place][number] = row
             continue
         default = stated[text] if text in stated else _default(own, has_base)
         if default is None:
@@ -89,8 +91,8 @@ def arrange(
         way = "forced" if is_forced else "stated" if text in stated else "base" if has_base and 0 in own else ""
         counts[way or ("one" if len(own) == 1 else "mean")] += 1
         code = ZERO if not default else _FIRST - borrowed.setdefault(default, len(borrowed))
-        for place, index in enumerate(indexes):
-            index[number] = code if is_forced or place not in own else own[place]
+        lacking = [place for place in range(len(tokenizers)) if is_forced or place not in own]
+        indexes[lacking, number] = code
     if problems:
         raise errors.TokenizerError(
             "rows of tokens cannot be found" if len(problems) > 1 else problems[0],
@@ -113,18 +115,10 @@ def _settled(rows: Rows, place: int) -> Rows:
     return rows
 
 
-def _having(
-    ids: Mapping[str, int], tokenizers: Sequence[Tokenizer], own_rows: Sequence[int]
-) -> dict[str, dict[int, int]]:
-    """For each token the inputs that have a row for it, with the row."""
-    return {
-        text: {
-            place: row
-            for place, tokenizer in enumerate(tokenizers)
-            if (row := tokenizer.ids.get(text, -1)) >= 0 and row < own_rows[place]
-        }
-        for text in ids
-    }
+def _having(ids: Mapping[str, int], tokenizers: Sequence[Tokenizer], own_rows: Sequence[int]) -> NDArray[np.int64]:
+    """For each input and token the row that it has, or -1."""
+    found = np.array([[one.ids.get(text, -1) for text in ids] for one in tokenizers], np.int64)
+    return np.where(found < np.array(own_rows)[:, None], found, -1)
 
 
 def _default(own: Mapping[int, int], has_base: bool) -> tuple[Place, ...] | None:

@@ -15,10 +15,11 @@ from stockpot.checkpoint import EMBEDDINGS, HEADS, Source, TensorInfo
 from stockpot.recipe import CHAT_TEMPLATES, Recipe
 from stockpot.recipe import Tokenizer as Wanted
 from stockpot.vocabulary._chat import chosen_template, missing_marks, with_template
-from stockpot.vocabulary._config import Numbering
+from stockpot.vocabulary._config import Numbering, numbering
 from stockpot.vocabulary._files import (
     CHAT_TEMPLATE,
     OLD_CHAT_TEMPLATE,
+    TOKENIZER,
     TOKENIZER_CONFIG,
     TOKENIZER_FILES,
     chat_template_of,
@@ -28,10 +29,12 @@ from stockpot.vocabulary._files import (
 from stockpot.vocabulary._rows import Plan, arrange
 from stockpot.vocabulary._source import Rearranged, rearranged
 from stockpot.vocabulary._tensors import is_doubtful, is_of_tokens, vocabulary_rows
-from stockpot.vocabulary._tokenizer import Tokenizer, read_tokenizer
+from stockpot.vocabulary._tokenizer import Tokenizer, read_tokenizer, shared
 from stockpot.vocabulary._union import united
 
 SHOWN = 5
+PARSED = 15
+"""Memory for each byte of the largest ``tokenizer.json``, as measured: its values, and those of another beside it."""
 WAYS = {
     "base": "with the base's row where a model lacks them",
     "one": "with the row of the one input that has them",
@@ -58,6 +61,8 @@ class Vocabulary:
     notes: tuple[str, ...]
     digest: str
     record: Mapping[str, Any]
+    reading_bytes: int = 0
+    """Memory that was taken while the tokenizers were read."""
 
     def is_replaced(self, name: str) -> bool:
         """Whether a side file of the template is not copied, since the tokenizer's files say it otherwise."""
@@ -112,7 +117,9 @@ def unify(
         record: dict[str, Any] = {"chat_template": recipe.chat_template}
         digest = _digest(json.dumps(record), template or "")
         return tuple(sources), Vocabulary(None, template, (), {}, tuple(notes), digest, record)
-    tokenizers = [read_tokenizer(source.ref, one) for source, one in zip(sources, files, strict=True)]
+    tokenizers: list[Tokenizer] = []
+    for source, one in zip(sources, files, strict=True):
+        tokenizers.append(shared(read_tokenizer(source.ref, one), tokenizers))
     own_rows = [vocabulary_rows(source) for source in sources]
     first, ids, made = _output(wanted, tokenizers, has_base, notes)
     plan = arrange(
@@ -122,9 +129,8 @@ def unify(
     shown, changed = _rearranged(sources, views, plan, notes)
     notes += _told(recipe, ids, tokenizers, own_rows, template)
     kept: dict[str, bytes | Path] = dict(made) if made else dict(first.files)
-    roles = {role: text for role, text in first.roles.items() if text in ids}
     numberings = tuple(
-        Numbering({n: text for text, n in own.ids.items()}, ids, own.roles, roles, rows, plan.size)
+        numbering(own.ids, ids, (own.roles, first.roles), (rows, plan.size))
         for own, rows in zip(tokenizers, own_rows, strict=True)
     )
     record = {
@@ -136,7 +142,13 @@ def unify(
         "inputs": [{"tokens": len(one.ids), "xxh3": one.digest} for one in tokenizers],
     }
     digest = _digest(json.dumps(record), template or "", first.digest)
-    return shown, Vocabulary(kept, template, numberings, changed, tuple(notes), digest, record)
+    return shown, Vocabulary(
+        kept, template, numberings, changed, tuple(notes), digest, record, PARSED * max(map(_size, files))
+    )
+
+
+def _size(files: Mapping[str, Path]) -> int:
+    return files[TOKENIZER].stat().st_size
 
 
 def _digest(*texts: str) -> str:
