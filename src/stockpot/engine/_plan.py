@@ -240,7 +240,13 @@ def make_plan(
 
 def with_links_told(plan: Plan) -> Plan:
     """The plan, with a warning where it copies side files that are links to what nobody named."""
-    links = {} if plan.is_one_file else links_elsewhere(plan.template, plan.inputs.given.checkpoints)
+    copied = {} if plan.is_one_file else side_files(plan.template)
+    folders = [source.folder for source in plan.inputs.given.checkpoints if source.folder is not None]
+    if (vocabulary := plan.inputs.vocabulary) is not None and not plan.is_one_file:
+        copied = {name: path for name, path in copied.items() if not vocabulary.is_replaced(name)}
+        copied |= vocabulary.copied()
+        folders += [path.parent for path in vocabulary.copied().values()]
+    links = links_elsewhere(copied, folders)
     if not links:
         return plan
     shown = ", ".join(f"{name} -> {end}" for name, end in [*links.items()][:LINKS_SHOWN])
