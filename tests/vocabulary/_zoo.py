@@ -124,11 +124,17 @@ CONFIGS: dict[str, Any] = {
         vocab_size=size, hidden_size=16, num_hidden_layers=1, num_attention_heads=2, intermediate_size=24,
         max_position_embeddings=64, tie_word_embeddings=False, is_decoder=False, pad_token_id=0,
     ),
+    "bart": lambda size: transformers.BartConfig(
+        vocab_size=size, d_model=16, encoder_layers=1, decoder_layers=1, encoder_attention_heads=2,
+        decoder_attention_heads=2, encoder_ffn_dim=24, decoder_ffn_dim=24, max_position_embeddings=64, pad_token_id=0,
+        bos_token_id=1, eos_token_id=2, decoder_start_token_id=2, forced_eos_token_id=2,
+    ),
 }  # fmt: skip
 CLASSES = {
     "llama": transformers.LlamaForCausalLM,
     "gpt2": transformers.GPT2LMHeadModel,
     "bert": transformers.BertForMaskedLM,
+    "bart": transformers.BartForConditionalGeneration,
 }
 TOKEN_TENSORS = {
     "llama": ("model.embed_tokens.weight", "lm_head.weight"),
@@ -137,6 +143,7 @@ TOKEN_TENSORS = {
         *("bert.embeddings.word_embeddings.weight", "cls.predictions.bias", "cls.predictions.decoder.bias"),
         "cls.predictions.decoder.weight",
     ),
+    "bart": ("model.shared.weight", "final_logits_bias"),
 }
 """Names of tensors, as files have them, that have a row for each token."""
 
@@ -147,6 +154,8 @@ def model(family: str, size: int, seed: int = 0) -> PreTrainedModel:
     with torch.no_grad():
         for place, value in enumerate(made.parameters()):
             value += 0.1 * torch.randn(value.shape, generator=torch.Generator().manual_seed(1000 * seed + place))
+        if "final_logits_bias" in (buffers := dict(made.named_buffers())):
+            buffers["final_logits_bias"] += torch.arange(size) / size
     return made.eval()
 
 
@@ -158,7 +167,7 @@ def moved(own: PreTrainedModel, family: str, order: Sequence[int]) -> PreTrained
         for name, value in copied.state_dict().items():
             if name in TOKEN_TENSORS[family] and value.data_ptr() not in seen:
                 seen.add(value.data_ptr())
-                value.copy_(value[list(order)].clone())
+                value.copy_(value[:, list(order)].clone() if len(value) == 1 else value[list(order)].clone())
     return copied
 
 
@@ -192,9 +201,8 @@ def weights(folder: Path) -> dict[str, torch.Tensor]:
 
 def loaded(folder: Path) -> tuple[Any, Any]:
     """The model and the tokenizer of a folder; nothing missing, nothing left over."""
-    kinds = transformers.AutoModelForMaskedLM, transformers.AutoModelForCausalLM
-    is_bert = json.loads((folder / "config.json").read_text("utf-8"))["model_type"] == "bert"
-    found, told = kinds[not is_bert].from_pretrained(folder, output_loading_info=True)
+    family = json.loads((folder / "config.json").read_text("utf-8"))["model_type"]
+    found, told = CLASSES[family].from_pretrained(folder, output_loading_info=True)
     assert not any(told.values()), told
     return found.eval(), transformers.AutoTokenizer.from_pretrained(folder)
 

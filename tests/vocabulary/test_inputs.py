@@ -170,3 +170,17 @@ def test_adapters_alone_have_no_tokenizer(tmp_path: Path, program: Program) -> N
     (tmp_path / "recipe.yaml").write_text(chosen.to_yaml(), "utf-8")
     out = ("--out", tmp_path / "out")
     program.refuses("merge", tmp_path / "recipe.yaml", *out, kind="usage", says=["no tokenizer"])
+
+
+@pytest.mark.parametrize("number", [0, 1, 2])
+def test_inputs_of_different_dtypes(number: int, tmp_path: Path) -> None:
+    """A borrowed row of a wider dtype is not rounded to the borrower's first: the merge rounds once."""
+    base, one, two = three(tmp_path)
+    folder = (base, one, two)[number]
+    model, tokens = loaded(folder)
+    save(folder, model, tokens, torch.bfloat16)
+    stockpot.merge(recipe([one, two], base_model=base, tokenizer_source="union"), out=tmp_path / "out")
+    ids = loaded(tmp_path / "out")[1].get_vocab()
+    for name in TOKEN_TENSORS["llama"]:
+        own = oracle.matrices([table(each, name) for each in (base, one, two)], ids, 0, len(ids))
+        check(weights(tmp_path / "out")[name], (own[1] + own[2]) / 2, torch.float32)

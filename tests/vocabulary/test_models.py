@@ -33,7 +33,7 @@ def recipe(models: list[Path], method: str = "linear", weight: Any = 1.0, **keys
 
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
-@pytest.mark.parametrize("family", ["llama", "gpt2", "bert"])
+@pytest.mark.parametrize("family", ["llama", "gpt2", "bert", "bart"])
 def test_a_model_and_its_permuted_copy_are_the_model(family: str, dtype: torch.dtype, tmp_path: Path) -> None:
     """Numbers dealt anew change nothing: the merge is the first model, bit for bit, and answers alike."""
     tokens = tokenizer("wordpiece" if family == "bert" else "bpe", 300 if family != "bert" else 200, added=CHAT)

@@ -125,6 +125,15 @@ def test_a_tokenizer_of_none_of_the_inputs(tmp_path: Path) -> None:
     assert loaded(tmp_path / "out")[1].get_vocab() == AutoTokenizer.from_pretrained(tmp_path / "alone").get_vocab()
 
 
+def test_a_token_of_another_input_comes_with_its_flags(tmp_path: Path) -> None:
+    """Named under ``tokens``, and not in the tokenizer chosen: added, special where another input has it so."""
+    tokens = {CHAT[0]: {"source": {"kind": "zero"}}, "spam": {"source": {"kind": "zero"}}}
+    keys = {"tokenizer": {"source": "base", "tokens": tokens}, "tokenizer_source": None}
+    found = united(tmp_path, tokenizer(), tokenizer(added=CHAT), **keys)
+    assert set(found.get_vocab()) == {*tokenizer().get_vocab(), CHAT[0], "spam"}
+    assert found.decode(found(f"a{CHAT[0]}spam").input_ids, skip_special_tokens=True) == "aspam"
+
+
 def test_the_same_inputs_give_the_same_bytes(tmp_path: Path) -> None:
     """A union is written alike whenever it is written."""
     found = set()

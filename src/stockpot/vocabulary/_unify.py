@@ -171,12 +171,12 @@ def _output(
     known = {text for one in chosen for text in one.ids}
     further = [text for text in wanted.tokens if text not in known]
     if further:
-        notes.append(f"tokens that are in no tokenizer chosen, and are added: {_listed(further)}")
+        notes.append(f"tokens that the tokenizer chosen lacks, and that are added: {_listed(further)}")
     if any(dict(one.content) != dict(chosen[0].content) for one in chosen[1:]):
         odd = [one.ref for one in chosen[1:] if _way_of_writing(one) != _way_of_writing(chosen[0])]
         if odd:
             notes.append(f"{_listed(odd)}: cuts text otherwise than {chosen[0].ref}, as which the union writes it")
-    ids, made = united(chosen, further)
+    ids, made = united(chosen, further, tokenizers)
     return chosen[0], ids, made
 
 

@@ -44,20 +44,22 @@ def _is_core(text: str, others: Sequence[Tokenizer]) -> bool:
     return any(text in other.core for other in others)
 
 
-def united(tokenizers: Sequence[Tokenizer], further: Sequence[str] = ()) -> tuple[dict[str, int], dict[str, bytes]]:
+def united(
+    tokenizers: Sequence[Tokenizer], further: Sequence[str] = (), others: Sequence[Tokenizer] = ()
+) -> tuple[dict[str, int], dict[str, bytes]]:
     """The tokens of a union by number, and its files; no files where the first tokenizer has all tokens already.
 
-    ``further``: tokens that no tokenizer has, and that are added. Raises TokenizerError where the tokenizers are of
-    kinds that have no union.
+    ``further``: tokens that none of these has, and that are added, as ``others`` have them where they do. Raises
+    TokenizerError where the tokenizers are of kinds that have no union.
     """
-    first, *others = tokenizers
+    first, *rest = tokenizers
     found, added = new_tokens(tokenizers, further)
     ids = {**first.ids, **found}
     if not found:
         return ids, {}
     content = {**first.content, "model": dict(first.content["model"])}
     core = [text for text in found if text not in added]
-    for other in others:
+    for other in rest:
         own = [text for text in core if text in other.core]
         if own and other.kind != first.kind:
             raise errors.TokenizerError(
@@ -65,7 +67,9 @@ def united(tokenizers: Sequence[Tokenizer], further: Sequence[str] = ()) -> tupl
                 got=f"{other.kind}, with {len(own)} tokens of its own, such as {own[0]!r}",
                 remedy="take the tokenizer of one: source: base, or a model",
             )  # fmt: skip
-    entries = {text: _entry(text, ids[text], tokenizers) for text in ids if text in first.added or text in added}
+    entries = {
+        text: _entry(text, ids[text], (*tokenizers, *others)) for text in ids if text in first.added or text in added
+    }
     content["added_tokens"] = sorted(entries.values(), key=lambda entry: int(entry["id"]))
     _extend(content["model"], ids, core, tokenizers, content["added_tokens"])
     # Compact: the readable form of a large vocabulary takes seconds, and ten lines for a merge.
