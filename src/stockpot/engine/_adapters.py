@@ -60,7 +60,7 @@ def as_adapters(job: Job, base: Source | None, models: Sequence[Source]) -> Adap
                 )  # fmt: skip
 
     elif any(adapter.replaced for adapter in read) and not job.method.uses_gram:
-        total = float(np.sum(job.answer(len(models)).weights))
+        total = float(np.sum(job.answer(len(models), job.values).weights))
         if abs(total - 1.0) > 1e-9:
             raise errors.MethodError(
                 "weights that do not sum to one would scale what an adapter has whole", expected=1.0, got=total,
@@ -68,7 +68,7 @@ def as_adapters(job: Job, base: Source | None, models: Sequence[Source]) -> Adap
             )  # fmt: skip
 
     def mixing(gram: Array) -> Mixture:
-        return job.answer(gram if job.method.uses_gram else len(models) + job.anchored)
+        return job.answer(gram if job.method.uses_gram else len(models) + job.anchored, job.values)
 
     return AdapterSum(read, mixing, grouping(job), job.rank)
 
@@ -82,4 +82,4 @@ def alignment_of(job: Job, inputs: Inputs) -> Alignment:
         for name, info in source.tensors.items()
     )  # fmt: skip
     notes = ("the base is not read: adapters are differences",) if job.base is not None else ()
-    return Alignment(slots, {}, 0, (), {}, notes)
+    return Alignment(slots, {}, 0, (), {}, notes, (job.values,))

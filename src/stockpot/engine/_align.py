@@ -55,6 +55,8 @@ class Slot:
     weights: tuple[float, ...] | None = None
     checked: bool = True
     """Whether NaN and Inf in it are refused; not where the user left the tensor out of the merge."""
+    setting: int = 0
+    """Which of the alignment's ``settings`` are its method's parameters."""
 
 
 @dataclass(frozen=True)
@@ -99,6 +101,8 @@ class Alignment:
     untied: Mapping[str, str]
     """Names that some inputs tie to another, and the output stores beside it."""
     notes: tuple[str, ...]
+    settings: tuple[Mapping[str, object], ...]
+    """The different parameters that tensors are merged by; per-model ones in the order of the tensor's models."""
 
 
 View = Mapping[str, TensorInfo]
@@ -144,6 +148,7 @@ def align(job: Job, inputs: Inputs) -> Alignment:
         tuple(decisions),
         {name: other for name, other in untied.items() if name in kept},
         tuple(notes),
+        (job.values,),
     )
 
 

@@ -54,7 +54,7 @@ def mixture_digest(plan: Plan, digest_of: Callable[[Source], str]) -> str:
         # The method is pure: its inputs and parameters stand for the coefficients.
         how = {
             "method": job.method.name,
-            "values": job.values,
+            "values": plan.alignment.settings,
             "granularity": job.granularity,
             "block_regex": job.block_regex,
             "inputs": inputs,
@@ -65,7 +65,7 @@ def mixture_digest(plan: Plan, digest_of: Callable[[Source], str]) -> str:
     else:
         members = inputs if job.anchored else [inputs[number] for number in plan.inputs.models]
         weights: dict[str, float] = {}
-        for member, weight in zip(members, job.answer(len(members)).weights.tolist(), strict=True):
+        for member, weight in zip(members, job.answer(len(members), job.values).weights.tolist(), strict=True):
             weights[member] = weights.get(member, 0.0) + weight
         how = {"weights": sorted((digest, weight) for digest, weight in weights.items() if weight)}
     tensors = [

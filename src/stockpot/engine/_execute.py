@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import threading
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 
 import numpy as np
@@ -14,7 +14,7 @@ from stockpot.checkpoint import nbytes
 from stockpot.engine._output import Output
 from stockpot.engine._plan import Group, Plan
 from stockpot.engine._records import Records
-from stockpot.engine._schedule import Copy, Measure, Mix, Rows, Small, Task, Whole
+from stockpot.engine._schedule import Copy, Make, Measure, Mix, Rows, Small, Task, Whole
 from stockpot.engine._sinks import Sink
 from stockpot.kernels import catching_lost_pages
 from stockpot.measure import Array
@@ -64,7 +64,7 @@ class Run:
         self._failures: list[tuple[int, BaseException]] = []
         self.output = Output(plan, sink, records, self._wait_on)
         self._groups: dict[int, _GroupState] = {}
-        self._answers: dict[int, Mixture] = {}
+        self._answers: dict[tuple[int, int], Mixture] = {}
         for task in tasks:
             if isinstance(task, Measure):
                 self._groups.setdefault(task.group, _GroupState()).pending += 1
@@ -147,16 +147,17 @@ class Run:
         return mixture
 
     def _answer(self, group: Group, gram: Array) -> Mixture:
-        """What a method answers that looks at nothing but the number of inputs is asked once."""
+        """What a method answers that looks at nothing but parameters and the number of inputs is asked once."""
         if self.plan.job.method.uses_gram or self.plan.job.table is not None:
             return solve(self.plan, group, gram)
-        inputs = len(self.plan.slots[group.slots[0]].sources)
-        if inputs not in self._answers:
-            self._answers[inputs] = solve(self.plan, group, _NO_GRAM)
-        return self._answers[inputs]
+        slot = self.plan.slots[group.slots[0]]
+        key = (len(slot.sources), slot.setting)
+        if key not in self._answers:
+            self._answers[key] = solve(self.plan, group, _NO_GRAM)
+        return self._answers[key]
 
     def solve_many(self, numbers: Sequence[int], grams: Array | None) -> Array:
-        """Weights of groups that are worked on together, one row for each; recorded."""
+        """Weights of groups that are worked on together, of one setting, one row for each; recorded."""
         groups = [self.plan.groups[number] for number in numbers]
         if self.plan.job.table is not None:
             table = self.plan.job.table
@@ -166,13 +167,18 @@ class Run:
         else:
             self.sink.store_grams(groups, grams)
             try:
-                mixture = self.plan.job.answer(grams)
+                values = self.plan.values_of(self.plan.slots[groups[0].slots[0]])
+                mixture = self.plan.job.answer(grams, values)
             except errors.MethodError:
                 for group, gram in zip(groups, grams, strict=True):
                     solve(self.plan, group, gram)
                 raise
         self.records.add_many(groups, mixture)
         return mixture.weights
+
+    def made(self, group: Group, facts: Mapping[str, object]) -> None:
+        """A rule has made a group's tensor."""
+        self.records.add_facts(group, facts)
 
     def rows_done(self, number: int) -> None:
         """A piece of a row group is through."""
@@ -208,9 +214,10 @@ def solve(plan: Plan, group: Group, gram: Array) -> Mixture:
     """Coefficients of one group from its inner products (ignored by methods that need none)."""
     if plan.job.table is not None:
         return Mixture(np.array(plan.job.table[group.name]))
-    first = gram if plan.job.method.uses_gram else len(plan.slots[group.slots[0]].sources)
+    slot = plan.slots[group.slots[0]]
+    first = gram if plan.job.method.uses_gram else len(slot.sources)
     try:
-        return plan.job.answer(first)
+        return plan.job.answer(first, plan.values_of(slot))
     except errors.MethodError as error:
         raise errors.MethodError(
             error.what, tensor=group.name, expected=error.expected, got=error.got, remedy=error.remedy
@@ -280,7 +287,7 @@ def _task_bytes(plan: Plan, task: Task) -> int:
     if isinstance(task, Small):
         return sum(info.size_bytes for number in task.slots for _, info in plan.slots[number].sources)
     slot = plan.slots[task.slot]
-    if isinstance(task, Whole):
+    if isinstance(task, Whole | Make):
         return sum(info.size_bytes for _, info in slot.sources)
     if isinstance(task, Copy):
         return (task.stop - task.start) * len(slot.sources)

@@ -42,9 +42,9 @@ class Job:
     rank: int | None = None
     """Of merged adapters, the largest rank of the result."""
 
-    def answer(self, first: Array | int) -> Mixture:
-        """The method's, to inner products or to a number of inputs."""
-        return self.method(first, self.values, anchored=self.anchored)
+    def answer(self, first: Array | int, values: Mapping[str, object]) -> Mixture:
+        """The method's, to inner products or to a number of inputs, with a tensor's parameters."""
+        return self.method(first, values, anchored=self.anchored)
 
     @property
     def takes_raw(self) -> bool:
@@ -72,8 +72,7 @@ def resolve(recipe: Recipe, *, from_file: bool = False, method: Method | None = 
     block_regex = values.pop("block_regex", None)
     values.pop("granularity", None)
     _check_patterns(recipe, block_regex)
-    if not method.uses_gram:
-        method(len(models) + anchored, values)  # what arguments alone can tell is told before anything is opened
+    method.check(len(models) + anchored, values)  # what arguments alone can tell is told before anything is opened
     return Job(
         recipe,
         method,
@@ -124,11 +123,7 @@ def _normalize(recipe: Recipe, method: Method, from_file: bool) -> tuple[Recipe,
     """Take foreign and misplaced parameters out; say so once each."""
     warnings: list[str] = []
     known = method.parameters
-    elsewhere = {name for other in all_methods().values() for name in other.parameters} | {
-        "density",
-        "gamma",
-        "epsilon",
-    }
+    elsewhere = {name for other in all_methods().values() for name in other.parameters}
     granularity, rank = recipe.granularity, recipe.rank
 
     def keep(parameters: Mapping[str, Any], where: str) -> dict[str, Any]:

@@ -226,7 +226,7 @@ def _answered(source: Source, infos: Sequence[TensorInfo], size: int, job: Job, 
     why = ""
     try:
         with np.errstate(all="ignore"):
-            mixture = job.answer(unpack(data, size))
+            mixture = job.answer(unpack(data, size), job.values)
         if by_rows:
             records.add_rows(groups[0], 0, mixture)
             records.finish_rows(groups[0])
