@@ -5,11 +5,15 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 from typing import TYPE_CHECKING
 
-from stockpot.checkpoint import count, itemsize
+import numpy as np
+from numpy.typing import NDArray
+
+from stockpot import errors
+from stockpot.checkpoint import TORCH_NAMES, count, itemsize, read_dense
 from stockpot.engine._align import Slot
 from stockpot.engine._budget import rule_of
 from stockpot.engine._schedule import Make, piece_elements
-from stockpot.kernels import NonFiniteInputError, Row, cut
+from stockpot.kernels import NonFiniteInputError, Row, cut, widened
 
 if TYPE_CHECKING:
     from stockpot.engine._worker import Worker
@@ -62,3 +66,14 @@ class _Tensor:
         if self._held is not None:
             return cut(self._held, start, stop)
         return self._worker.load(self._slot, start, stop)
+
+    def statistic(self, model: int) -> NDArray[np.float64]:
+        """All of it, read once more each time."""
+        number, info = self._slot.statistics[model].source
+        source = self._worker.plan.inputs.checkpoints[number]
+        found = widened(Row(TORCH_NAMES[info.dtype], read_dense(source, info))).reshape(info.shape)
+        if not np.isfinite(found).all():
+            raise errors.NonFiniteError(
+                "NaN or Inf in the statistics", tensor=info.name, file=source.ref, remedy="collect them anew"
+            )
+        return found

@@ -15,10 +15,11 @@ from stockpot._version import __version__
 from stockpot.adapters import open_source
 from stockpot.checkpoint import CONFIG, Layout, Source, nbytes, plan_layout, together
 from stockpot.engine._adapters import alignment_of, as_adapters, require_models
-from stockpot.engine._align import Alignment, Inputs, Slot, align
+from stockpot.engine._align import Alignment, Inputs, Slot
 from stockpot.engine._budget import ALIGNMENT, Budget, fit
 from stockpot.engine._job import Job
 from stockpot.engine._side_files import links_elsewhere, side_files
+from stockpot.engine._statistics import aligned, statistics_bytes, with_statistics
 from stockpot.engine._watch import grouping
 from stockpot.kernels import is_compiled
 
@@ -98,7 +99,8 @@ class Plan:
     def _working_bytes(self) -> int:
         """What sources keep, and strided tensors gathered whole: window and result, of two that follow one another."""
         sizes = [sum(i.nbytes + i.size_bytes for _, i in slot.sources if i.strides is not None) for slot in self.slots]
-        return 2 * max(sizes, default=0) + sum(source.working_bytes for source in self.inputs.checkpoints)
+        working = sum(source.working_bytes for source in self.inputs.checkpoints)
+        return 2 * max(sizes, default=0) + working + self.budget.workers * statistics_bytes(self.slots)
 
     @property
     def key(self) -> str:
@@ -174,7 +176,7 @@ def open_inputs(job: Job, opened: Mapping[str, Source] | None = None, *, adapter
         require_models(sources)
     elif (merged := as_adapters(job, sources[0] if found.has_base else None, models)) is not None:
         return Inputs((merged,), False, merged, found)
-    return found
+    return with_statistics(job, found)
 
 
 def make_plan(
@@ -188,7 +190,7 @@ def make_plan(
     story: Story | None = None,
 ) -> Plan:
     """Decide everything about a merge from headers; raises InputError kinds. Cost: linear in the tensor count."""
-    alignment = align(job, inputs) if inputs.adapters is None else alignment_of(job, inputs)
+    alignment = aligned(job, inputs) if inputs.adapters is None else alignment_of(job, inputs)
     slots = alignment.slots
     if not slots:
         raise errors.AlignmentError("there is nothing to write: no tensor is common", remedy="check the inputs")

@@ -27,6 +27,8 @@ from stockpot.methods._rule import Form, Rule
 PER_MODEL = "one value for each model"
 PerModel = Annotated[Sequence[float], PER_MODEL]
 """A parameter that takes one value, or a list in model order."""
+PerModelText = Annotated[Sequence[str], PER_MODEL]
+"""The same of words, such as paths."""
 
 _NUMBER = re.compile(r"[-+]?\d+(\.\d*)?[eE][-+]?\d+")
 
@@ -78,6 +80,19 @@ class Parameter:
 
 
 @dataclass(frozen=True)
+class Statistics:
+    """Files of values that a method takes beside the models, one for each of them.
+
+    ``parameter``: where their paths are; ``kind``: what such a file says that it holds; ``streamed``: values have the
+    tensors' shapes, and come as further rows behind the models', piece by piece (else they are asked for whole).
+    """
+
+    parameter: str
+    kind: str
+    streamed: bool
+
+
+@dataclass(frozen=True)
 class Method:
     """A method of the catalogue."""
 
@@ -96,6 +111,7 @@ class Method:
     """Whether it draws random numbers, by seed, tensor and position of the model."""
     passes: int = 1
     """Of an element-wise method: how often it goes through the inputs, as a rule."""
+    statistics: Statistics | None = None
 
     @property
     def uses_gram(self) -> bool:
@@ -212,6 +228,7 @@ def elementwise(
     why_models: str = "",
     random: bool = False,
     passes: int = 1,
+    statistics: Statistics | None = None,
 ) -> Callable[[Callable[..., Rule]], Method]:
     """Make a method of kind 2 from its function: (form of a tensor, parameters) -> the rule that makes it.
 
@@ -222,7 +239,7 @@ def elementwise(
         assert next(iter(inspect.signature(function).parameters)) == "form"
         return Method(
             function.__name__, function, base, models, "form", None, reference, recipe_required, affine, why_models,
-            random, passes,
+            random, passes, statistics,
         )  # fmt: skip
 
     return make
@@ -255,7 +272,7 @@ def normalized(method: str, weights: Array) -> Array:
 def _parameter(name: str, hint: Any, default: object) -> Parameter:
     per_model = typing.get_origin(hint) is Annotated and PER_MODEL in typing.get_args(hint)
     choices: tuple[str, ...] = typing.get_args(hint) if typing.get_origin(hint) is Literal else ()
-    kind = float if per_model else str if choices else hint
+    kind = typing.get_args(typing.get_args(hint)[0])[0] if per_model else str if choices else hint
     required = default is inspect.Parameter.empty
     return Parameter(name, kind, choices, None if required else default, per_model, required)
 
@@ -277,6 +294,12 @@ def check_value(method: str, parameter: Parameter, value: object, models: int) -
 def _scalar(method: str, parameter: Parameter, value: object) -> object:
     if value is None and not parameter.required and parameter.default is None:
         return None
+    if value is None and parameter.required:
+        raise errors.ParameterError(
+            f"{method} needs {parameter.name}",
+            expected=parameter.describe(),
+            remedy=f"give --set {parameter.name}=VALUE",
+        )
     good: object = None
     if isinstance(value, str) and parameter.kind is float and _NUMBER.fullmatch(value):
         value = float(value)  # YAML 1.1 takes 1e-1 for text

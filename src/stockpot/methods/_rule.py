@@ -6,6 +6,9 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Literal, Protocol
 
+import numpy as np
+from numpy.typing import NDArray
+
 from stockpot.kernels import Elements, Row
 
 Unit = Literal["block", "row", "tensor"]
@@ -14,14 +17,35 @@ all of it."""
 
 
 @dataclass(frozen=True, slots=True)
+class Statistic:
+    """What data say of one model's tensor: the shape of the values, of how many ``rows`` they are the sum (None: it is
+    not said), and whether the tensor lies with its inputs first."""
+
+    shape: tuple[int, ...]
+    rows: int | None = None
+    transposed: bool = False
+
+
+@dataclass(frozen=True, slots=True)
 class Form:
-    """A tensor to be made: its name and shape, how many models, whether the base comes before them, and the seed."""
+    """A tensor to be made: its name and shape, how many models, whether the base comes before them, and the seed.
+
+    ``statistics``: one for each model where there are values of the tensor, else none.
+    """
 
     name: str
     shape: tuple[int, ...]
     models: int
     anchored: bool
     seed: int
+    statistics: tuple[Statistic, ...] = ()
+
+
+class Tensor(Elements, Protocol):
+    """The tensor of all inputs, and what data say of it."""
+
+    def statistic(self, model: int) -> NDArray[np.float64]:
+        """All values of a model's statistic, models counted from 0; NonFiniteError where it is not finite."""
 
 
 class Rule(Protocol):
@@ -31,7 +55,7 @@ class Rule(Protocol):
     def unit(self) -> Unit:
         """What it must see together."""
 
-    def measure(self, tensor: Elements, *, pass_nonfinite: bool) -> Any:
+    def measure(self, tensor: Tensor, *, pass_nonfinite: bool) -> Any:
         """What must be known of the whole tensor before any element can be made; goes through it as often as needed.
 
         Raises NonFiniteInputError, with the place in the tensor.
