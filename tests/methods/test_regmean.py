@@ -174,8 +174,6 @@ def test_the_plan_states_the_memory(tmp_path: Path) -> None:
     plan = stockpot.plan(stockpot.Recipe.from_data(recipe), out=tmp_path / "out", workers=2)
     entries = [{"model": ref, "parameters": {"weight": 1}} for ref in refs]
     mean = stockpot.Recipe.from_data({"merge_method": "linear", "models": entries})
-        {"merge_method": "linear", "models": recipe["models"], "parameters": {"weight": 1}}
-    )
     plain = stockpot.plan(mean, out=tmp_path / "out", workers=2)
     assert plan.peak_memory_bytes - plan.budget.total_bytes >= (
         plain.peak_memory_bytes - plain.budget.total_bytes + 2 * 8 * (4 * OUTPUTS * INPUTS + 3 * INPUTS**2)
