@@ -39,6 +39,8 @@ CASES = [
     ("breadcrumbs_ties", {"density": 0.9, "rescale": True}),
     ("della", {"density": 0.5}),
     ("della_linear", {"density": 0.7, "epsilon": 0.1, "rescale": False}),
+    ("emr", {}),
+    ("emr", {"task": 1}),
     ("fisher", {}),
     ("fisher", {"weight": [0.5, 1.0, 0.0]}),
     ("regmean", {}),

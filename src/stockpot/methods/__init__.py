@@ -26,15 +26,18 @@ from stockpot.methods._base import (
 from stockpot.methods._breadcrumbs import breadcrumbs, breadcrumbs_ties
 from stockpot.methods._dare import dare_linear, dare_ties
 from stockpot.methods._della import della, della_linear
+from stockpot.methods._emr import emr
 from stockpot.methods._fisher import fisher
 from stockpot.methods._linear import linear, passthrough, task_arithmetic, wise_ft
 from stockpot.methods._model_stock import model_stock
 from stockpot.methods._regmean import regmean
-from stockpot.methods._rule import Form, Rule, Statistic, Unit
+from stockpot.methods._rule import Form, Rule, Statistic, SurveyRule, Unit
 from stockpot.methods._slerp import nuslerp, slerp
 from stockpot.methods._ties import ties
 
 __all__ = [
+    "SurveyRule",
+    "emr",
     "regmean",
     "Statistic",
     "Statistics",
@@ -71,7 +74,19 @@ __all__ = [
 ]
 
 _BUILT_IN = (
-    *(breadcrumbs, breadcrumbs_ties, dare_linear, dare_ties, della, della_linear, fisher, karcher, linear, model_stock),
+    *(
+        breadcrumbs,
+        breadcrumbs_ties,
+        dare_linear,
+        dare_ties,
+        della,
+        della_linear,
+        emr,
+        fisher,
+        karcher,
+        linear,
+        model_stock,
+    ),
     *(multislerp, nuslerp, passthrough, regmean, slerp, task_arithmetic, ties, wise_ft),
 )
 

@@ -30,6 +30,10 @@ PerModel = Annotated[Sequence[float], PER_MODEL]
 PerModelText = Annotated[Sequence[str], PER_MODEL]
 """The same of words, such as paths."""
 
+ONE_MODEL = "a model, by name or number"
+ModelPlace = Annotated[int, ONE_MODEL]
+"""A parameter that names one of the models; the method is told its place, from 0, or -1 for none."""
+
 _NUMBER = re.compile(r"[-+]?\d+(\.\d*)?[eE][-+]?\d+")
 
 BaseRole = Literal["required", "optional", "member", "unused"]
@@ -71,10 +75,11 @@ class Parameter:
     default: object
     per_model: bool
     required: bool
+    of_model: bool = False
 
     def describe(self) -> str:
         """Type and default in words."""
-        sort = "|".join(self.choices) if self.choices else self.kind.__name__
+        sort = ONE_MODEL if self.of_model else "|".join(self.choices) if self.choices else self.kind.__name__
         sort += " per model" if self.per_model else ""
         return sort + (", required" if self.required else f", default {self.default}")
 
@@ -112,6 +117,8 @@ class Method:
     passes: int = 1
     """Of an element-wise method: how often it goes through the inputs, as a rule."""
     statistics: Statistics | None = None
+    beside: str | None = None
+    """Of a method that looks at all tensors first: the file that it writes beside the output."""
 
     @property
     def uses_gram(self) -> bool:
@@ -229,6 +236,7 @@ def elementwise(
     random: bool = False,
     passes: int = 1,
     statistics: Statistics | None = None,
+    beside: str | None = None,
 ) -> Callable[[Callable[..., Rule]], Method]:
     """Make a method of kind 2 from its function: (form of a tensor, parameters) -> the rule that makes it.
 
@@ -239,7 +247,7 @@ def elementwise(
         assert next(iter(inspect.signature(function).parameters)) == "form"
         return Method(
             function.__name__, function, base, models, "form", None, reference, recipe_required, affine, why_models,
-            random, passes, statistics,
+            random, passes, statistics, beside,
         )  # fmt: skip
 
     return make
@@ -270,7 +278,10 @@ def normalized(method: str, weights: Array) -> Array:
 
 
 def _parameter(name: str, hint: Any, default: object) -> Parameter:
-    per_model = typing.get_origin(hint) is Annotated and PER_MODEL in typing.get_args(hint)
+    told = typing.get_args(hint) if typing.get_origin(hint) is Annotated else ()
+    if ONE_MODEL in told:
+        return Parameter(name, str, (), None, False, False, of_model=True)
+    per_model = PER_MODEL in told
     choices: tuple[str, ...] = typing.get_args(hint) if typing.get_origin(hint) is Literal else ()
     kind = typing.get_args(typing.get_args(hint)[0])[0] if per_model else str if choices else hint
     required = default is inspect.Parameter.empty
@@ -301,6 +312,8 @@ def _scalar(method: str, parameter: Parameter, value: object) -> object:
             remedy=f"give --set {parameter.name}=VALUE",
         )
     good: object = None
+    if parameter.of_model and type(value) is int:
+        value = str(value)
     if isinstance(value, str) and parameter.kind is float and _NUMBER.fullmatch(value):
         value = float(value)  # YAML 1.1 takes 1e-1 for text
     if parameter.kind is bool and isinstance(value, bool):

@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any, Literal, Protocol
+from typing import Any, Literal, Protocol, runtime_checkable
 
 import numpy as np
 from numpy.typing import NDArray
@@ -44,6 +44,10 @@ class Form:
 class Tensor(Elements, Protocol):
     """The tensor of all inputs, and what data say of it."""
 
+    @property
+    def survey(self) -> NDArray[np.float64] | None:
+        """What the method's look at all tensors came to, if it took one."""
+
     def statistic(self, model: int) -> NDArray[np.float64]:
         """All values of a model's statistic, models counted from 0; NonFiniteError where it is not finite."""
 
@@ -69,3 +73,26 @@ class Rule(Protocol):
 
     def facts(self) -> Mapping[str, object]:
         """What the tensor's form alone tells and is worth recording, as plain values."""
+
+
+Put = Callable[[int, NDArray[np.uint8]], None]
+"""Takes bytes of what a tensor has in the file beside the output, from an offset on."""
+
+
+@runtime_checkable
+class SurveyRule(Rule, Protocol):
+    """A rule of a method that looks at all tensors before it makes any."""
+
+    @property
+    def awaits_survey(self) -> bool:
+        """Whether no tensor can be made before; else the look is for the file alone."""
+
+    @property
+    def beside(self) -> tuple[int, ...]:
+        """Shape of the bytes that the tensor has in the file beside the output; () for none."""
+
+    def survey(self, tensor: Tensor, put: Put, *, pass_nonfinite: bool) -> NDArray[np.float64]:
+        """Numbers that are summed over all tensors; raises as ``measure``."""
+
+    def concluded(self, total: NDArray[np.float64]) -> Mapping[str, NDArray[np.float64]]:
+        """What the file says of all tensors together, from the sums."""

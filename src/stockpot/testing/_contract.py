@@ -62,8 +62,9 @@ def check_method(name: str, parameters: Mapping[str, Any] | None = None, *, mode
     with_base = method.base != "unused"
     if method.base == "member":
         count = 1
+    by_place = any(method.parameters[key].of_model for key in parameters or {} if key in method.parameters)
     subject = Subject(
-        method.name, parameters or {}, count, with_base, method.affine, most is None and not method.random,
+        method.name, parameters or {}, count, with_base, method.affine, most is None and not method.random and not by_place,
         method.statistics is None or method.statistics.streamed,
     )  # fmt: skip
     for question in QUESTIONS:
