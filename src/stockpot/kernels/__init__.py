@@ -8,6 +8,7 @@ from stockpot.kernels._low_rank import Factors, add_low_rank, factors, widened
 from stockpot.kernels._many import DTYPES_OF_MANY, Many, gram_many, mix_many
 from stockpot.kernels._native import LostPagesError, catching_lost_pages
 from stockpot.kernels._ranks import magnitudes, rank_shares
+from stockpot.kernels._regression import regressed
 from stockpot.kernels._rows import (
     NonFiniteInputError,
     OverflowedError,
@@ -21,6 +22,7 @@ from stockpot.kernels._rows import (
 )
 from stockpot.kernels._selection import Cut, Elements, Wanted, kept_count, largest, middle
 from stockpot.kernels._trim import Part, Sum, random_key, trim
+from stockpot.kernels._weighted import first_negative, read_wide, weighted, write_wide
 
 __all__ = [
     "Cut",
@@ -55,6 +57,7 @@ __all__ = [
     "catching_lost_pages",
     "cut",
     "factors",
+    "first_negative",
     "first_nonfinite",
     "gram_blocks",
     "gram_many",
@@ -62,5 +65,9 @@ __all__ = [
     "is_compiled",
     "mix",
     "mix_many",
+    "read_wide",
+    "regressed",
+    "weighted",
     "widened",
+    "write_wide",
 ]

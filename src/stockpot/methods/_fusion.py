@@ -50,7 +50,7 @@ class _Fusion:
         """Elements of the last axis."""
         return max(self.form.shape[-1], 1) if self.form.shape else 1
 
-    def measure(self, tensor: Elements) -> float:
+    def measure(self, tensor: Elements, *, pass_nonfinite: bool) -> float:
         """The importance from which on elements are the model's."""
         ranks = [math.floor(q * (tensor.count - 1)) for q in (0.25, 0.5, 0.75)]
         keyed = Keyed(tensor, partial(_importance, self.columns), self.columns)

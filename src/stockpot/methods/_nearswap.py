@@ -42,7 +42,7 @@ class _NearSwap:
     t: float
     unit: Unit = "block"
 
-    def measure(self, tensor: Elements) -> None:
+    def measure(self, tensor: Elements, *, pass_nonfinite: bool) -> None:
         """Nothing need be known."""
 
     def make(self, measured: None, place: int, rows: Sequence[Row], out: Row, *, pass_nonfinite: bool) -> None:

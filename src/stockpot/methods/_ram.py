@@ -68,7 +68,7 @@ class _Ram:
     alpha: float
     unit: Unit = "block"
 
-    def measure(self, tensor: Elements) -> Sequence[float]:
+    def measure(self, tensor: Elements, *, pass_nonfinite: bool) -> Sequence[float]:
         """The scale of each model's own updates."""
         if self.r == 0.0:
             return [1.0] * self.form.models

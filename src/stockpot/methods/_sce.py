@@ -54,7 +54,7 @@ class _Sce:
     share: float
     unit: Unit = "block"
 
-    def measure(self, tensor: Elements) -> _Measured:
+    def measure(self, tensor: Elements, *, pass_nonfinite: bool) -> _Measured:
         """The cut among the variances, then the squares of what is kept."""
         chosen = None
         if self.share < 1.0:
