@@ -55,6 +55,7 @@ class _Tensor:
         self._worker = worker
         self._slot = slot
         self.count = count(slot.shape)
+        self.dtypes = tuple(TORCH_NAMES[info.dtype] for _, info in slot.sources)
         self.room_bytes = worker.plan.budget.key_bytes
         self.is_last = False
         self.survey = worker.run.survey

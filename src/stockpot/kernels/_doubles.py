@@ -53,6 +53,7 @@ class Keyed:
     """A tensor of which the magnitude of each element is made of all inputs: to select among these."""
 
     is_near = False
+    dtypes = ("float64", "float64")
 
     def __init__(self, tensor: Elements, key: Callable[[list[Doubles]], Doubles], row: int = 1) -> None:
         self._tensor = tensor

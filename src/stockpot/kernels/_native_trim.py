@@ -20,7 +20,7 @@ class Search(ctypes.Structure):
     """``struct search`` of native.c."""
 
     _fields_ = (
-        *((name, _LONG) for name in ("row",)),
+        *((name, _LONG) for name in ("row", "narrow")),
         *((name, _DOUBLE) for name in ("low", "high", "least", "most")),
         *((name, _LONG) for name in ("above", "inside", "room", "stored", "first", "shift")),
         *((name, _POINTER) for name in ("found", "places", "blocks", "bins")),

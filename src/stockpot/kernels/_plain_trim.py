@@ -26,6 +26,18 @@ def differences(rows: Sequence[Row], row: int) -> Doubles:
     return found
 
 
+def keys_of(rows: Sequence[Row], row: int) -> Doubles:
+    """Magnitudes of differences: in float32 of two 16-bit rows, else in float64."""
+    if is_narrow(rows[0].dtype, rows[row].dtype):
+        return np.abs(widened(rows[row]).astype(np.float32) - widened(rows[0]).astype(np.float32)).astype(np.float64)
+    return np.abs(differences(rows, row))
+
+
+def is_narrow(*dtypes: str) -> bool:
+    """Whether all are of 16 bits."""
+    return set(dtypes) <= {"bfloat16", "float16"}
+
+
 def look(rows: Sequence[Row], place: int, run: int, step: int, hunts: Sequence[Hunt]) -> None:
     """Go on with searches in ``run`` elements of every ``step``."""
     where = np.arange(len(rows[0]))
@@ -35,7 +47,7 @@ def look(rows: Sequence[Row], place: int, run: int, step: int, hunts: Sequence[H
         search = hunt.search
         if search.row != row:
             row = search.row
-            keys = np.abs(differences(rows, row)[where])
+            keys = keys_of(rows, row)[where]
         inside = (keys >= search.low) & (keys < search.high)
         found, places = keys[inside], where[inside] + place
         search.above += int((keys >= search.high).sum())

@@ -19,7 +19,7 @@ def rank_shares(rows: Sequence[Row], row: int, columns: int) -> Float64[np.ndarr
     """
     if columns <= 1:
         return np.full(len(rows[0]), 0.5)
-    keys = np.abs(_plain_trim.differences(rows, row)).reshape(-1, columns)
+    keys = _plain_trim.keys_of(rows, row).reshape(-1, columns)
     order = np.argsort(keys, axis=1, kind="stable")
     shares = np.empty(keys.shape)
     np.put_along_axis(shares, order, np.arange(columns) / (columns - 1), axis=1)
@@ -28,5 +28,7 @@ def rank_shares(rows: Sequence[Row], row: int, columns: int) -> Float64[np.ndarr
 
 def magnitudes(rows: Sequence[Row], row: int, place: int, part: Part) -> tuple[float, float]:
     """(sum of magnitudes of a row's differences, of those that the part keeps), in float64, pairwise."""
-    whole, kept = _plain_trim.kept_of(rows, row, place, structure(part))
+    whole, kept = _plain_trim.kept_of(
+        rows, row, place, structure(part, _plain_trim.is_narrow(rows[0].dtype, rows[row].dtype))
+    )
     return float(whole.sum()), float(kept.sum())

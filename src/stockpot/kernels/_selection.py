@@ -18,11 +18,12 @@ from numpy.typing import NDArray
 from stockpot.kernels import _native, _native_trim, _plain_trim
 from stockpot.kernels._constants import BLOCK, CHUNK
 from stockpot.kernels._native_trim import Search
+from stockpot.kernels._plain_trim import is_narrow
 from stockpot.kernels._rows import Row
 
 FEW = 1 << 16
 """Elements that are partitioned at once."""
-SAMPLE, RUN = 1 << 16, 64
+SAMPLE, RUN = 1 << 15, 32
 """Elements of a sample, in runs of neighbours; of a large tensor four times as many."""
 LARGE = 1 << 25
 BYTES_OF_KEY = 32
@@ -40,6 +41,10 @@ class Elements(Protocol):
     @property
     def count(self) -> int:
         """Elements of each input."""
+
+    @property
+    def dtypes(self) -> Sequence[str]:
+        """Of the inputs."""
 
     @property
     def is_near(self) -> bool:
@@ -104,11 +109,13 @@ class Wanted:
 def largest(elements: Elements, wanted: Sequence[Sequence[Wanted]]) -> list[list[Cut]]:
     """For each row after the first, the cut for each wanted number of its largest keys.
 
-    The key of an element is the magnitude of its difference from the first row, in float64; NaN is none.
+    The key of an element is the magnitude of its difference from the first row, in float32 where both are of 16 bits,
+    else in float64; NaN is none.
     Cost: a sample and one look at all elements; one or two more where equals abound.
     """
     room = max(elements.room_bytes // BYTES_OF_KEY // max(sum(map(len, wanted)), 1), FEW)
-    hunts = [[Hunt(row, one, elements.count, room) for one in own] for row, own in enumerate(wanted, 1)]
+    narrow = [is_narrow(elements.dtypes[0], dtype) for dtype in elements.dtypes]
+    hunts = [[Hunt(row, one, elements.count, room, narrow[row]) for one in own] for row, own in enumerate(wanted, 1)]
     under_way = [hunt for own in hunts for hunt in own if hunt.cut is None]
     if elements.count > FEW and under_way:
         _bracket(elements, under_way)
@@ -129,11 +136,12 @@ class Hunt:
     The key sought is at least ``floor``, and below ``ceiling``: that is proven, a bracket is a guess within.
     """
 
-    def __init__(self, row: int, wanted: Wanted, count: int, room: int) -> None:
+    def __init__(self, row: int, wanted: Wanted, count: int, room: int, narrow: bool) -> None:
         self.wanted = min(max(wanted.number, 0), count)
         self.from_behind = wanted.from_behind
         self.count = count
         self.room = room
+        self.narrow = narrow
         self.cut = NOTHING if self.wanted == 0 else EVERYTHING if self.wanted == count else None
         self.low, self.high = 0.0, math.inf
         self.floor, self.ceiling = 0.0, math.inf
@@ -158,21 +166,21 @@ class Hunt:
         below, above = int((share - reach) * size), int((share + reach) * size)
         key = float(self.sample[min(int(share * size), size - 1)])
         self.low = max(float(self.sample[below]) if below > 0 else 0.0, self.floor)
-        self.high = min(_next(float(self.sample[above])) if above < size else math.inf, self.ceiling)
+        self.high = min(self._next(float(self.sample[above])) if above < size else math.inf, self.ceiling)
         if self.low >= self.high:
             self.low, self.high = self.floor, self.ceiling
         self.expected = int(self._of_sample(self.low, self.high) * self.count)
-        frequent = self._of_sample(key, _next(key)) / reach
+        frequent = self._of_sample(key, self._next(key)) / reach
         if self.floor <= key < self.ceiling and frequent > (0.5 if self.expected > self.room else 2.0):
-            self.low, self.high = key, _next(key)
-        self.by_bins = self.expected > self.room and self.high != _next(self.low)
+            self.low, self.high = key, self._next(key)
+        self.by_bins = self.expected > self.room and self.high != self._next(self.low)
 
     def _of_sample(self, low: float, high: float) -> float:
         return float(np.diff(np.searchsorted(self.sample, (low, high)))[0] / self.sample.size)
 
     def begin(self, *, is_kept: bool = False) -> None:
         """Before a pass over all elements. A single key is counted, or ``is_kept`` with its places."""
-        is_one = self.high == _next(self.low) and not is_kept
+        is_one = self.high == self._next(self.low) and not is_kept
         room = min(self.expected + self.expected // 4 + CHUNK, self.count)
         room = 0 if self.by_bins or is_one or self.expected > self.room else room
         if self.found.size < room:
@@ -182,6 +190,7 @@ class Hunt:
         first = _bits(self.low)
         self.search = Search(
             row=self.search.row,
+            narrow=self.narrow,
             low=self.low,
             high=self.high,
             least=self.low if is_one else math.inf,
@@ -218,15 +227,15 @@ class Hunt:
             low = search.first + (number << search.shift)
             self._look_between(_number(low), _number(low + (1 << search.shift)), int(self.bins[number]))
         else:
-            self._look_between(search.least, _next(search.most), search.inside)
+            self._look_between(search.least, self._next(search.most), search.inside)
 
     def _missed(self) -> None:
         self.misses += 1
         self.aim()
 
     def _look_between(self, low: float, high: float, expected: int) -> None:
-        self.low, self.high, self.expected = low, high, expected
-        self.by_bins = expected > self.room and high != _next(low)
+        self.low, self.high, self.expected = self._key(low), self._key(high), expected
+        self.by_bins = expected > self.room and high != self._next(low)
 
     def _partition(self, rank: int) -> None:
         stored = self.search.stored
@@ -245,12 +254,24 @@ class Hunt:
         so_far = np.cumsum(self.blocks)
         block = int(np.searchsorted(so_far, rank))
         start = block * BLOCK
-        again = Hunt(self.search.row, Wanted(1), self.count, FEW)
-        again.low, again.high, again.expected = self.search.least, _next(self.search.least), BLOCK
+        again = Hunt(self.search.row, Wanted(1), self.count, FEW, self.narrow)
+        again.low, again.high, again.expected = self.search.least, self._next(self.search.least), BLOCK
         again.begin(is_kept=True)
         _look(elements.load(start, min(start + BLOCK, self.count)), start, [again])
         place = int(again.places[rank - int(so_far[block] - self.blocks[block]) - 1])
         return place if self.from_behind else place + 1
+
+    def _key(self, limit: float) -> float:
+        """The least key from a limit on."""
+        if not self.narrow:
+            return limit
+        near = float(np.float32(limit))
+        return near if near >= limit else self._next(near)
+
+    def _next(self, key: float) -> float:
+        if self.narrow:
+            return float(np.nextafter(np.float32(key), np.float32(np.inf)))
+        return math.nextafter(key, math.inf)
 
 
 def _bracket(elements: Elements, hunts: Sequence[Hunt]) -> None:
@@ -258,7 +279,8 @@ def _bracket(elements: Elements, hunts: Sequence[Hunt]) -> None:
     size = SAMPLE if elements.count < LARGE else 4 * SAMPLE
     step = max(elements.count // (size // RUN) // RUN * RUN, RUN)
     rows_of = sorted({hunt.search.row for hunt in hunts}) if elements.is_near else []
-    samples = [Hunt(row, Wanted(1), elements.count, 4 * size) for row in rows_of]
+    narrow = {hunt.search.row: hunt.narrow for hunt in hunts}
+    samples = [Hunt(row, Wanted(1), elements.count, 4 * size, narrow[row]) for row in rows_of]
     for sample in samples:
         sample.expected = 2 * size
         sample.begin()
@@ -280,10 +302,6 @@ def _look(rows: Sequence[Row], place: int, hunts: Sequence[Hunt], run: int = CHU
     _native_trim.look(rows, place, run, step, table)
     for hunt, search in zip(hunts, table, strict=True):
         hunt.search = search
-
-
-def _next(key: float) -> float:
-    return math.nextafter(key, math.inf)
 
 
 def _bits(value: float) -> int:

@@ -85,7 +85,8 @@ def trim(
         normalize=total.normalize,
         pass_nonfinite=pass_nonfinite,
     )
-    table = (_native_trim.Part * len(parts))(*map(structure, parts))
+    narrow = [_plain_trim.is_narrow(rows[0].dtype, row.dtype) for row in rows[1:]]
+    table = (_native_trim.Part * len(parts))(*map(structure, parts, narrow))
     if _native.library() is None:
         at = _plain_trim.trim(rows, place, list(table), form, out)
     else:
@@ -102,21 +103,37 @@ def refuse(rows: Sequence[Row], at: int) -> None:
     raise OverflowedError(at)
 
 
-def structure(part: Part) -> _native_trim.Part:
-    """As the programs take it."""
-    low, high = part.low, part.high
+def structure(part: Part, narrow: bool) -> _native_trim.Part:
+    """As the programs take it: limits of differences in float64, of ``narrow`` ones those that round to a key."""
+    low, above_low = _limits(part.low.key, narrow)
+    high, above_high = _limits(part.high.key, narrow)
     return _native_trim.Part(
         weight=part.weight,
         scale=part.scale,
-        low=low.key,
-        above_low=math.nextafter(low.key, math.inf),
-        low_until=low.until,
+        low=low,
+        above_low=above_low,
+        low_until=part.low.until,
         # Of equals of the upper cut the first stay: there the limit is the next number.
-        high=math.nextafter(high.key, math.inf),
-        above_high=high.key,
-        high_until=high.until,
+        high=above_high,
+        above_high=high,
+        high_until=part.high.until,
         chance=part.chance,
         key=part.key,
         chances=None if part.chances is None else part.chances.ctypes.data,
         inverse=part.inverse,
     )
+
+
+def _limits(key: float, narrow: bool) -> tuple[float, float]:
+    """The least number with that key, and the least with a larger one."""
+    if not narrow or math.isinf(key):
+        return key, math.nextafter(key, math.inf)
+    return _least(np.float32(key)), _least(np.nextafter(np.float32(key), np.float32(np.inf)))
+
+
+def _least(key: np.float32) -> float:
+    """The least number that rounds to a float."""
+    if not key > 0.0:
+        return 0.0
+    middle = (float(key) + float(np.nextafter(key, np.float32(0.0)))) / 2.0
+    return middle if np.float32(middle) == key else math.nextafter(middle, math.inf)

@@ -181,9 +181,10 @@ enum { SPAN = 1 << 16, BATCH = 32 };
 
 /* A search for the key of some rank among a row's: how many keys are `above` (at least `high`) and `inside` (at least
  * `low`, below `high`), the least and most of these, how many in each span of the tensor; the first `room` of them with
- * their places; and, where there are bins, how many in each, by their bits from `first` on without the last `shift`. */
+ * their places; and, where there are bins, how many in each, by their bits from `first` on without the last `shift`.
+ * `narrow`: both rows are of 16 bits, and the key is their difference in floats. */
 struct search {
-    int64_t row;
+    int64_t row, narrow;
     double low, high, least, most;
     int64_t above, inside, room, stored, first, shift;
     double *found;

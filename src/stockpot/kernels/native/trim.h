@@ -29,19 +29,16 @@ FN D NAME(moved)(D a, D b) {
 FN D NAME(where_below)(D x, U a, U limit) {
     return _mm512_maskz_mov_pd(_mm512_cmplt_epu64_mask(_mm512_and_si512(a, _mm512_set1_epi64(0xffffffff)), limit), x);
 }
-/* a where x has the sign of s (zero: positive) and is not zero, or is NaN; else 0. */
+/* a where x has the sign of s, which is no -0, and is not zero, or is NaN; else 0. */
 FN D NAME(where_agrees)(D a, D x, D s) {
-    __mmask8 up = _mm512_cmp_pd_mask(s, _mm512_setzero_pd(), _CMP_GE_OQ);
-    __mmask8 not_up = _mm512_cmp_pd_mask(x, _mm512_setzero_pd(), _CMP_LE_OQ);
-    __mmask8 not_down = _mm512_cmp_pd_mask(x, _mm512_setzero_pd(), _CMP_GE_OQ);
-    return _mm512_maskz_mov_pd((__mmask8)((up & ~not_up) | (~up & ~not_down)), a);
+    D turned = _mm512_xor_pd(x, _mm512_and_pd(s, _mm512_set1_pd(-0.0)));
+    return _mm512_maskz_mov_pd(_mm512_cmp_pd_mask(turned, _mm512_setzero_pd(), _CMP_NLE_UQ), a);
 }
 #elif ISA == ISA_AVX2
 #define U __m256i
 FN D NAME(where_agrees)(D a, D x, D s) {
-    D zero = _mm256_setzero_pd(), up = _mm256_cmp_pd(s, zero, _CMP_GE_OQ);
-    D is_up = _mm256_cmp_pd(x, zero, _CMP_NLE_UQ), is_down = _mm256_cmp_pd(x, zero, _CMP_NGE_UQ);
-    return _mm256_and_pd(a, _mm256_or_pd(_mm256_and_pd(up, is_up), _mm256_andnot_pd(up, is_down)));
+    D turned = _mm256_xor_pd(x, _mm256_and_pd(s, _mm256_set1_pd(-0.0)));
+    return _mm256_and_pd(a, _mm256_cmp_pd(turned, _mm256_setzero_pd(), _CMP_NLE_UQ));
 }
 FN U NAME(u_all)(uint64_t x) { return _mm256_set1_epi64x((long long)x); }
 FN U NAME(u_count)(uint64_t first) {
@@ -66,7 +63,7 @@ FN D NAME(where_below)(D x, U a, U limit) {
 }
 #else
 #define U uint64_t
-FN D NAME(where_agrees)(D a, D x, D s) { return (s >= 0.0 ? x <= 0.0 : x >= 0.0) ? 0.0 : a; }
+FN D NAME(where_agrees)(D a, D x, D s) { return (signbit(s) ? x >= 0.0 : x <= 0.0) ? 0.0 : a; }
 FN U NAME(u_all)(uint64_t x) { return x; }
 FN U NAME(u_count)(uint64_t first) { return first; }
 FN U NAME(u_product)(U a, U b) { return (a & 0xffffffff) * (b & 0xffffffff); }
@@ -90,10 +87,14 @@ FN uint32_t NAME(at_least)(D key, D limit) {
 #endif
 }
 
+#if ISA == ISA_AVX512
+FN uint32_t NAME(q_at_least)(Q key, Q limit) { return _mm512_cmp_ps_mask(key, limit, _CMP_GE_OQ); }
+#elif ISA == ISA_AVX2
+FN uint32_t NAME(q_at_least)(Q key, Q limit) { return (uint32_t)_mm256_movemask_ps(_mm256_cmp_ps(key, limit, _CMP_GE_OQ)); }
+#endif
+
 /* One search among keys: `inside` tells which of them are. */
-FN void NAME(found)(struct search *s, D keys, uint32_t inside, int64_t place) {
-    double all[WIDTH];
-    NAME(put)(all, keys);
+static inline void NAME(found)(struct search *s, const double *all, uint32_t inside, int64_t place) {
     for (; inside; inside &= inside - 1) {
         int at = lowest_bit(inside);
         double key = all[at];
@@ -107,23 +108,53 @@ FN void NAME(found)(struct search *s, D keys, uint32_t inside, int64_t place) {
     }
 }
 
-/* One search's share of elements from `at` on, a multiple of SUMS; `place` is that of the first. */
+/* One search's share of elements from `at` on, a multiple of SUMS; `place` is that of the first. `narrow`: keys are rounded
+ * to floats. */
 FN void NAME(look_at)(struct search *s, const double *base, const void *row, int type, int64_t at, int64_t count,
-                      int64_t place) {
+                      int64_t place, int narrow) {
     D high = NAME(all)(s->high), low = NAME(all)(s->low);
     int64_t above = 0, inside = 0;
     for (int64_t k = 0; k < count; k += WIDTH) {
         D keys = NAME(size)(NAME(sub)(NAME(from)(row, type, at + k), NAME(get)(base + k)));
+        if (narrow) keys = NAME(doubles)(NAME(floats)(keys));
         uint32_t over = NAME(at_least)(keys, high), in = NAME(at_least)(keys, low) & ~over;
         above += count_bits(over);
         if (!in) continue;
         inside += count_bits(in);
-        if (s->room || s->bins) NAME(found)(s, keys, in, place + k);
+        if (!s->room && !s->bins) continue;
+        double all[WIDTH];
+        NAME(put)(all, keys);
+        NAME(found)(s, all, in, place + k);
     }
     s->above += above;
     s->inside += inside;
     s->blocks[place / SPAN] += inside;
 }
+
+#if ISA != ISA_ANY
+/* The same for 16-bit rows of one type, in floats. */
+FN void NAME(look_at_narrow)(struct search *s, const float *base, const void *row, int type, int64_t at, int64_t count,
+                             int64_t place) {
+    Q high = NAME(q_all)((float)s->high), low = NAME(q_all)((float)s->low);
+    int64_t above = 0, inside = 0;
+    for (int64_t k = 0; k < count; k += QUICK) {
+        Q keys = NAME(q_size)(NAME(q_sub)(NAME(q_from)((const uint16_t *)row + at + k, type), NAME(q_get)(base + k)));
+        uint32_t over = NAME(q_at_least)(keys, high), in = NAME(q_at_least)(keys, low) & ~over;
+        above += count_bits(over);
+        if (!in) continue;
+        inside += count_bits(in);
+        if (!s->room && !s->bins) continue;
+        float few[QUICK];
+        double all[QUICK];
+        NAME(q_put_floats)(few, keys);
+        for (int j = 0; j < QUICK; j++) all[j] = few[j];
+        NAME(found)(s, all, in, place + k);
+    }
+    s->above += above;
+    s->inside += inside;
+    s->blocks[place / SPAN] += inside;
+}
+#endif
 
 /* Every search of a piece that begins at `place` of its tensor, of `run` elements out of every `step`; searches by row. */
 TARGET static void NAME(look)(const void *const *rows, const int32_t *types, int64_t count, int64_t place, int64_t run,
@@ -132,18 +163,28 @@ TARGET static void NAME(look)(const void *const *rows, const int32_t *types, int
     for (int64_t at = 0; at < count; at += step) {
         int64_t size = least(run, count - at), whole = size / SUMS * SUMS;
         NAME(load)(rows[0], types[0], at, size, base);
+#if ISA != ISA_ANY
+        float narrow[CHUNK];
+        if (types[0] <= FP16)
+            for (int64_t k = 0; k < whole; k += QUICK)
+                NAME(q_put_floats)(narrow + k, NAME(q_from)((const uint16_t *)rows[0] + at + k, types[0]));
+#endif
         for (int64_t s = 0; s < number; s++) {
             struct search *one = searches + s;
             const void *row = rows[one->row];
             int type = types[one->row];
-            if (type == BF16)
-                NAME(look_at)(one, base, row, BF16, at, whole, place + at);
+#if ISA != ISA_ANY
+            if (one->narrow && type == BF16)
+                NAME(look_at_narrow)(one, narrow, row, BF16, at, whole, place + at);
+            else if (one->narrow)
+                NAME(look_at_narrow)(one, narrow, row, FP16, at, whole, place + at);
             else
-                NAME(look_at)(one, base, row, type, at, whole, place + at);
+#endif
+                NAME(look_at)(one, base, row, type, at, whole, place + at, (int)one->narrow);
             if (whole == size) continue;
             NAME(load)(row, type, at + whole, size - whole, x);
             for (int64_t k = size - whole; k < SUMS; k++) x[k] = base[whole + k] = NAN; /* no key */
-            NAME(look_at)(one, base + whole, x, FP64, 0, SUMS, place + at + whole);
+            NAME(look_at)(one, base + whole, x, FP64, 0, SUMS, place + at + whole, (int)one->narrow);
         }
     }
 }
