@@ -184,9 +184,9 @@ def ram(base, models, epsilon=1e-5, r=0.0, alpha=0.0):
     deltas = [model - base for model in models]
     masks = [np.abs(delta) > epsilon for delta in deltas]
     users = sum(mask.astype(int) for mask in masks)
-    result = np.array(base)
+    total = np.zeros(base.shape)
     for delta, mask in zip(deltas, masks, strict=True):
         own, shared = mask & (users == 1), mask & (users > 1)
         scale = 1 + r * min(alpha, shared.sum() / own.sum()) if own.any() else 1.0
-        result = result + np.where(own, scale * delta, 0.0) + np.where(shared, delta / np.maximum(users, 1), 0.0)
-    return result
+        total = total + np.where(own, scale * delta, 0.0) + np.where(shared, delta, 0.0)
+    return base + total / np.maximum(users, 1)
