@@ -80,13 +80,14 @@ class _Sce:
 
 
 def _variance(values: Sequence[Doubles]) -> Doubles:
-    """Of the models, at each element, times their number squared; exactly zero where they agree.
+    """Of the models, at each element, times a number: sum_i (N e_i - sum_j e_j)^2, e_i differences from the first model.
 
-    Nothing is divided, so that of numbers of 16 bits it is exact, and what is equal is equal.
+    Of 16-bit numbers that is exact as a rule, so that equal variances are equal, and zero is zero.
     """
     _, first, *others = values
-    apart = [other - first for other in others]
-    return np.asarray(len(values[1:]) * sum(one * one for one in apart) - sum(apart) ** 2) + np.zeros_like(first)
+    apart = [np.zeros_like(first), *(other - first for other in others)]
+    total = sum(apart)
+    return np.asarray(sum((len(apart) * one - total) ** 2 for one in apart))
 
 
 def _kept(values: Sequence[Doubles], chosen: Cut | None, place: int) -> list[Doubles]:
