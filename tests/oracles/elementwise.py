@@ -5,7 +5,6 @@ Every function takes arrays of any shape, keeps the shape, and sorts where it mu
 
 import math
 from fractions import Fraction
-from fractions import Fraction
 
 import numpy as np
 
