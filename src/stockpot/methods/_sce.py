@@ -80,7 +80,7 @@ class _Sce:
 
 
 def _variance(values: Sequence[Doubles]) -> Doubles:
-    """Of the models, at each element, times a number: sum_i (N e_i - sum_j e_j)^2, e_i differences from the first model.
+    """Of the models, at each element, times a number: sum_i (N e_i - sum_j e_j)^2, e_i differences from the first.
 
     Of 16-bit numbers that is exact as a rule, so that equal variances are equal, and zero is zero.
     """
