@@ -276,7 +276,9 @@ def provenance_reserve(job: Job, inputs: Inputs, alignment: Alignment, story: St
         for source in inputs.checkpoints
     ]
     text = sum(len(json.dumps(json.dumps(word))) for word in words)
-    numbers = len(alignment.slots) * (400 + 60 * (len(job.models) + 1)) + 100 * len(alignment.decisions)
+    most = max((len(slot.sources) for slot in alignment.slots), default=0)
+    numbers = len(alignment.slots) * (420 + 60 * max(len(job.models) + 1, most)) + 100 * len(alignment.decisions)
+    numbers += 4 * len(json.dumps(json.dumps(alignment.settings)))
     files = 200 * sum(len(source.files) + 1 for source in inputs.checkpoints)
     told = 4 * len(json.dumps(json.dumps(story.record))) if story is not None else 0
     return 20_000 + told + 4 * len(json.dumps(job.recipe.model_dump_json())) + text + numbers + files
@@ -289,6 +291,8 @@ def make_groups(job: Job, slots: Sequence[Slot]) -> tuple[Group, ...]:
     for number, slot in enumerate(slots):
         if slot.action == "merge" and nbytes(slot.dtype, slot.shape):
             found.setdefault(group(slot.name), []).append(number)
+    for name, members in found.items():
+        _require_alike(name, [slots[number] for number in members])
     return tuple(
         Group(
             name,
@@ -297,6 +301,18 @@ def make_groups(job: Job, slots: Sequence[Slot]) -> tuple[Group, ...]:
         )
         for name, members in found.items()
     )
+
+
+def _require_alike(name: str, members: Sequence[Slot]) -> None:
+    """Tensors that share coefficients are of the same inputs, by the same parameters."""
+    first = members[0]
+    inputs = [number for number, _ in first.sources]
+    for other in members[1:]:
+        if other.setting != first.setting or [number for number, _ in other.sources] != inputs:
+            raise errors.RecipeError(
+                f"the group {name} would mix tensors of different parameters or sources", tensor=first.name,
+                got=f"{other.name} beside it", remedy="choose granularity tensor, or the same for both",
+            )  # fmt: skip
 
 
 def row_count(slot: Slot) -> int:
@@ -327,7 +343,8 @@ def held_bytes(slot: Slot) -> int:
 def disk_needed(plan: Plan) -> int:
     """Bytes that must be free: the weights, what else is written, and a margin."""
     side = 0 if plan.is_one_file else sum(path.stat().st_size for path in side_files(plan.template).values())
-    grams = 8 * sum(max(group.rows, 1) for group in plan.groups) * (len(plan.job.models) + 2) ** 2 // 2
+    most = max(len(slot.sources) for slot in plan.slots)
+    grams = 8 * sum(max(group.rows, 1) for group in plan.groups) * (max(len(plan.job.models) + 1, most) + 1) ** 2 // 2
     records = 600 * len(plan.slots)
     return plan.bytes_written + side + (grams if plan.job.method.uses_gram else 0) + records + (1 << 20)
 

@@ -29,6 +29,9 @@ def provenance(plan: Plan, records: Records) -> dict[str, Any]:
     """What made this output, without time or place, so that the same job gives the same bytes."""
     ratio = summarize(records.groups)
     slots = {slot.name: slot for slot in plan.slots}
+    settings = (
+        {} if plan.job.is_even else {one.name: {"setting": plan.slots[one.slots[0]].setting} for one in plan.groups}
+    )
     return {
         "stockpot": __version__,
         "torch": importlib.metadata.version("torch"),
@@ -53,9 +56,10 @@ def provenance(plan: Plan, records: Records) -> dict[str, Any]:
             {"name": file.name, "bytes": file.size, "header_xxh3": xxhash.xxh3_128_hexdigest(file.header)}
             for file in ([] if plan.is_one_file else plan.layout.files)
         ],
+        **({} if plan.job.is_even else {"settings": [dict(values) for values in plan.alignment.settings]}),
         **({"chosen": dict(plan.story.record)} if plan.story is not None else {}),
         **({"lost": loss.data()} if (loss := rank_loss(plan)) is not None else {}),
-        "groups": {name: record.data() for name, record in sorted(records.groups.items())},
+        "groups": {name: settings.get(name, {}) | record.data() for name, record in sorted(records.groups.items())},
         "tensors": {
             name: {"dtype": slots[name].dtype, "xxh3": digest} for name, digest in sorted(records.digests.items())
         },
