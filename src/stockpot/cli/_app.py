@@ -18,6 +18,7 @@ from stockpot._version import __version__
 from stockpot.cli import _output
 from stockpot.cli.bench import bench
 from stockpot.cli.cache import cache
+from stockpot.cli.check import check
 from stockpot.cli.demo import demo
 from stockpot.cli.ensemble import ensemble
 from stockpot.cli.evaluate import evaluate
@@ -37,6 +38,7 @@ app = typer.Typer(
     context_settings={"help_option_names": ["-h", "--help"]},
 )
 app.command("merge")(merge)
+app.command("check")(check)
 app.command("verify")(verify)
 app.command("soup")(soup)
 app.command("wise-ft")(wise_ft)

@@ -33,6 +33,16 @@ def split_layer(name: str) -> tuple[str, int, str] | None:
     return None if match is None else (name[: match.start(2)], int(match[2]), name[match.end(2) :])
 
 
+def layer_of(name: str) -> str | None:
+    """The layer that a tensor lies in, as its name begins; None outside layers.
+
+    >>> layer_of("model.layers.3.mlp.weight")
+    'model.layers.3'
+    """
+    found = split_layer(name)
+    return None if found is None else f"{found[0]}{found[1]}"
+
+
 def is_before_layers(name: str) -> bool:
     """Whether a tensor outside the layers comes before them, as embeddings do; heads and last norms come after.
 

@@ -5,14 +5,14 @@ from __future__ import annotations
 import json
 import os
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 import xxhash
 
 from stockpot import errors
 from stockpot._version import __version__
-from stockpot.adapters import open_source
+from stockpot.adapters import adapted, open_source, read_adapter
 from stockpot.checkpoint import CONFIG, Layout, Source, nbytes, plan_layout, together
 from stockpot.engine._adapters import alignment_of, as_adapters, require_models
 from stockpot.engine._align import Alignment, Inputs, Slot, align
@@ -61,6 +61,8 @@ class Plan:
     bytes_read: int
     warnings: tuple[str, ...]
     story: Story | None = None
+    lineage: Mapping[str, object] = field(default_factory=dict)
+    """How inputs that were made for this merge were made, by where they are."""
 
     @property
     def slots(self) -> tuple[Slot, ...]:
@@ -166,8 +168,7 @@ def open_inputs(job: Job, opened: Mapping[str, Source] | None = None, *, adapter
     ``adapters``: LoRA adapters may be merged with one another; else they are refused as models.
     """
     refs = [*([job.base] if job.base is not None else []), *job.models]
-    known = opened or {}
-    sources = tuple(known.get(ref) or open_source(ref) for ref in refs)
+    sources = _opened(refs, opened or {})
     found = Inputs(sources, job.base is not None)
     models = sources[found.first_model :]
     if not adapters:
@@ -175,6 +176,28 @@ def open_inputs(job: Job, opened: Mapping[str, Source] | None = None, *, adapter
     elif (merged := as_adapters(job, sources[0] if found.has_base else None, models)) is not None:
         return Inputs((merged,), False, merged, found)
     return found
+
+
+def _opened(refs: Sequence[str], known: Mapping[str, Source]) -> tuple[Source, ...]:
+    """All of them; what cannot be opened is told at once."""
+    problems: dict[str, errors.StockpotError] = {}
+    found: list[Source] = []
+    for ref in refs:
+        try:
+            found.append(known.get(ref) or _with_adapter(ref, known) or open_source(ref))
+        except errors.CheckpointError as error:
+            problems.setdefault(ref, error)
+    if problems:
+        raise errors.gathered([*problems.values()])
+    return tuple(found)
+
+
+def _with_adapter(ref: str, known: Mapping[str, Source]) -> Source | None:
+    """A known source with an adapter on it: ``KNOWN+ADAPTER``."""
+    base, plus, adapter = ref.rpartition("+")
+    if not plus or base not in known:
+        return None
+    return adapted(ref, known[base], read_adapter(open_source(adapter)))
 
 
 def make_plan(
@@ -186,6 +209,7 @@ def make_plan(
     workers: int | None,
     device: str = "cpu",
     story: Story | None = None,
+    lineage: Mapping[str, object] | None = None,
 ) -> Plan:
     """Decide everything about a merge from headers; raises InputError kinds. Cost: linear in the tensor count."""
     alignment = align(job, inputs) if inputs.adapters is None else alignment_of(job, inputs)
@@ -209,7 +233,7 @@ def make_plan(
         single_file=one_file,
         pickled=out.suffix == ".pt",
         aliases=alignment.aliases,
-        reserve=provenance_reserve(job, inputs, alignment, story) if one_file else 0,
+        reserve=provenance_reserve(job, inputs, alignment, story, lineage or {}) if one_file else 0,
     )
     once, twice = _bytes_read(job, slots, groups, budget)
     return Plan(
@@ -229,6 +253,7 @@ def make_plan(
             *([] if one_file else _lost_configuration(inputs, alignment)),
         ),
         story,
+        lineage or {},
     )
 
 
@@ -264,7 +289,9 @@ def _check_table(table: Mapping[str, tuple[float, ...]], names: Sequence[str]) -
         )
 
 
-def provenance_reserve(job: Job, inputs: Inputs, alignment: Alignment, story: Story | None) -> int:
+def provenance_reserve(
+    job: Job, inputs: Inputs, alignment: Alignment, story: Story | None, lineage: Mapping[str, object]
+) -> int:
     """Header bytes that hold the provenance of a one-file output, bounded from above before it is known.
 
     The provenance is JSON within JSON: a character outside ASCII takes seven bytes, a quote or backslash up to four.
@@ -281,6 +308,7 @@ def provenance_reserve(job: Job, inputs: Inputs, alignment: Alignment, story: St
     numbers += 4 * len(json.dumps(json.dumps(alignment.settings)))
     files = 200 * sum(len(source.files) + 1 for source in inputs.checkpoints)
     told = 4 * len(json.dumps(json.dumps(story.record))) if story is not None else 0
+    told += 4 * len(json.dumps(json.dumps(lineage)))
     return 20_000 + told + 4 * len(json.dumps(job.recipe.model_dump_json())) + text + numbers + files
 
 

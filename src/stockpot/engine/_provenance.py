@@ -33,9 +33,7 @@ def provenance(plan: Plan, records: Records) -> dict[str, Any]:
         {} if plan.job.is_even else {one.name: {"setting": plan.slots[one.slots[0]].setting} for one in plan.groups}
     )
     return {
-        "stockpot": __version__,
-        "torch": importlib.metadata.version("torch"),
-        "device": plan.budget.device.split(":")[0],
+        **dict(zip(("stockpot", "torch", "device"), versions(plan), strict=True)),
         "recipe": plan.job.recipe.model_dump(mode="json"),
         "inputs": [
             {
@@ -57,6 +55,7 @@ def provenance(plan: Plan, records: Records) -> dict[str, Any]:
             for file in ([] if plan.is_one_file else plan.layout.files)
         ],
         **({} if plan.job.is_even else {"settings": [dict(values) for values in plan.alignment.settings]}),
+        **({"made_from": dict(plan.lineage)} if plan.lineage else {}),
         **({"chosen": dict(plan.story.record)} if plan.story is not None else {}),
         **({"lost": loss.data()} if (loss := rank_loss(plan)) is not None else {}),
         "groups": {name: settings.get(name, {}) | record.data() for name, record in sorted(records.groups.items())},
@@ -64,6 +63,11 @@ def provenance(plan: Plan, records: Records) -> dict[str, Any]:
             name: {"dtype": slots[name].dtype, "xxh3": digest} for name, digest in sorted(records.digests.items())
         },
     }
+
+
+def versions(plan: Plan) -> list[str]:
+    """Of stockpot and torch, and the kind of device: what beside recipe and inputs settles the bytes."""
+    return [__version__, importlib.metadata.version("torch"), plan.budget.device.split(":")[0]]
 
 
 def rank_loss(plan: Plan) -> Loss | None:

@@ -89,6 +89,7 @@ class Record(_Kept):
     tensors: dict[str, TensorRecord]
     chosen: dict[str, Any] | None = None
     settings: list[dict[str, Any]] | None = None
+    made_from: dict[str, Any] | None = None
 
 
 def check_sums(path: Path) -> tuple[list[str], Set[str]]:
