@@ -82,6 +82,11 @@ class Valued:
     def problems(self, sections: Sequence[Section]) -> Iterator[errors.StockpotError]:
         """What can be told without a tensor: values of a wrong kind, values that nobody states."""
         told: set[str] = set()
+        if (pattern := sections[0].levels[-1].get("block_regex")) is not None:
+            try:
+                check_value(self.method.name, self.method.parameters["block_regex"], pattern, 1)
+            except errors.ParameterError as error:
+                yield error
         for section in sections:
             for error in self._problems(section):
                 if error.line() not in told:
