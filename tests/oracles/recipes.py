@@ -1,7 +1,7 @@
 """What a recipe means, in float64, from the format's page alone; no line of stockpot is used.
 
-Models are state dicts of float64 tensors whose layers are called ``model.layers.N`` (or as ``stem`` says); a recipe is the
-plain data of its YAML.
+Models are state dicts of float64 tensors whose layers are called ``model.layers.N`` (or as ``stem`` says); a recipe is
+the plain data of its YAML.
 """
 
 import math
@@ -79,12 +79,12 @@ def merged(recipe, models, stem="model.layers."):
         def make(new, t, names, base=base, own=own, rest=rest, piece=piece):
             """``names(source)`` is what a source calls the tensor."""
 
-            def asked(key, index, default):
+            def asked(parameter, index, default):
                 levels = [piece.get("parameters", {}), top]
                 if index is None:
-                    return chosen(key, levels, new, t, default)
+                    return chosen(parameter, levels, new, t, default)
                 mine = rest[index].get("parameters", {})
-                return chosen(key, [mine, *levels], names(rest[index]), t, default)
+                return chosen(parameter, [mine, *levels], names(rest[index]), t, default)
 
             anchor = None if own is None else models[base][names(own)]
             tensors = [models[one["model"]][names(one)] for one in rest]

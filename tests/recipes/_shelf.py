@@ -23,10 +23,8 @@ def _llama(seed: int, **changed: Any) -> transformers.PreTrainedModel:
 
 def _seeing(seed: int) -> transformers.PreTrainedModel:
     text = {**LLAMA, "hidden_size": 16, "num_hidden_layers": 3, "model_type": "llama"}
-    vision = {
-        **{"model_type": "clip_vision_model", "hidden_size": 16, "intermediate_size": 16, "num_hidden_layers": 2},
-        **{"num_attention_heads": 2, "image_size": 8, "patch_size": 4},
-    }
+    sizes = {"hidden_size": 16, "intermediate_size": 16, "num_hidden_layers": 2, "num_attention_heads": 2}
+    vision = {"model_type": "clip_vision_model", "image_size": 8, "patch_size": 4, **sizes}
     config = transformers.LlavaConfig(text_config=text, vision_config=vision, image_token_index=5)
     return seeded(lambda: transformers.LlavaForConditionalGeneration(config), seed)
 
@@ -42,7 +40,8 @@ def _tuned(model: transformers.PreTrainedModel, seed: int) -> transformers.PreTr
 
 def stock(shelf: Path) -> None:
     """``base`` and its fine-tunes ``a``, ``b``, ``c``; ``deep`` and ``wide`` of other sizes; ``tied``; ``vlm`` and
-    ``vlm_a``, which see; ``lora``, an adapter of ``base``; ``cut``, a damaged folder; ``T5``, which has two stacks."""
+    ``vlm_a``, which see; ``lora``, an adapter of ``base``; ``cut``, a damaged folder; ``fewer``, whose configuration
+    knows more layers than there are; ``flat``, which has none; ``t5``, which has two stacks of them."""
     for seed, name in enumerate(("base", "a", "b", "c")):
         _tuned(_llama(0), seed).save_pretrained(shelf / name)
     _tuned(_llama(0), 1).save_pretrained(shelf / "sharded", max_shard_size="10KB")
@@ -59,6 +58,11 @@ def stock(shelf: Path) -> None:
     save_file(drawn, shelf / "lora" / "adapter_model.safetensors", {"format": "pt"})
     config = transformers.T5Config(vocab_size=64, d_model=16, d_kv=8, d_ff=16, num_layers=2, num_heads=2)
     seeded(lambda: transformers.T5ForConditionalGeneration(config), 6).save_pretrained(shelf / "t5")
+    _llama(0).save_pretrained(shelf / "fewer")
+    few = {name: tensor for name, tensor in state(shelf / "fewer").items() if ".layers.3." not in name}
+    save_file(few, shelf / "fewer" / "model.safetensors", {"format": "pt"})
+    (shelf / "flat").mkdir()
+    save_file({"w": torch.ones(2, 2)}, shelf / "flat" / "model.safetensors", {"format": "pt"})
     (shelf / "cut").mkdir()
     (shelf / "cut" / "config.json").write_text(json.dumps({"model_type": "llama"}))
     (shelf / "cut" / "model.safetensors").write_bytes((shelf / "a" / "model.safetensors").read_bytes()[:-100])

@@ -140,5 +140,5 @@ def test_overrides(program: Program, place: Path) -> None:
 
 def test_every_recipe_is_tried() -> None:
     """No example lies there untested."""
-    assert OTHERWISE <= set(ONE)
+    assert set(ONE) >= OTHERWISE
     assert {path.stem for path in GOOD.glob("*.yaml")} == {*ONE, "documents"}

@@ -132,9 +132,8 @@ def _granularity_problems(recipe: Recipe, method: Method) -> list[errors.Stockpo
 
 def _values(valued: Valued, section: Section) -> dict[str, object]:
     """Of no tensor in particular: where they vary, what no filter takes, at the first layer."""
-    lenient = valued if valued.is_constant(section) else Valued(valued.method, (), False)
-    names = [""] * len(section.members)
-    return valued.checked(lenient.at(section, "", names, 0.0), len(section.members))
+    members = len(section.members)
+    return valued.checked(valued.at(section, "", [""] * members, 0.0), members)
 
 
 def _stated(recipe: Recipe, method: Method, sections: Sequence[Section]) -> Recipe:

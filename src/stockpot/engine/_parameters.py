@@ -85,8 +85,8 @@ class Valued:
         if (pattern := sections[0].levels[-1].get("block_regex")) is not None:
             try:
                 check_value(self.method.name, self.method.parameters["block_regex"], pattern, 1)
-            except errors.ParameterError as error:
-                yield error
+            except errors.ParameterError as wrong:
+                yield wrong
         for section in sections:
             for error in self._problems(section):
                 if error.line() not in told:
@@ -108,7 +108,7 @@ class Valued:
                     f"{self.method.name} needs {parameter.name}", expected=parameter.describe(),
                     remedy=f"give --set {parameter.name}=VALUE",
                 )  # fmt: skip
-            if self._must_be_stated(parameter):
+            if parameter.per_model and self._must_be_stated(parameter):
                 shared = any(parameter.name in own for own in (*section.levels, *(own for _, own in self.overrides)))
                 for member in section.members:
                     if not shared and parameter.name not in member.parameters:
@@ -154,8 +154,9 @@ class Valued:
     ) -> dict[str, object]:
         """The values for a tensor, unchecked: per-model ones as a tuple.
 
-        ``names``: what each member calls the tensor, which is what its filters are held against; ``place``: where its
-        layer lies, 0 to 1; ``override``: parameters that win. Raises RecipeError where none is stated.
+        ``name``: of no tensor in particular where it is empty. ``names``: what each member calls the tensor, which is
+        what its filters are held against; ``place``: where its layer lies, 0 to 1; ``override``: parameters that win.
+        Raises RecipeError where none is stated.
         """
         values: dict[str, object] = {}
         for parameter in self._parameters:
@@ -166,8 +167,8 @@ class Valued:
                 each = []
                 for member, own in zip(section.members, names, strict=True):
                     value = won if won is not None else _first(key, (member.parameters, *section.levels), own, place)
-                    if value is None and self._must_be_stated(parameter):
-                        raise self._not_given(key, member.ref, name or None)
+                    if value is None and name and self._must_be_stated(parameter):
+                        raise self._not_given(key, member.ref, name)
                     each.append(default if value is None else value)
                 values[key] = tuple(each)
                 continue
@@ -180,8 +181,8 @@ class Valued:
                 if any(one != stated[0] for one in stated):
                     raise errors.ParameterError(f"{key} of {self.method.name} is one value for all models", got=stated)
                 value = stated[0] if stated else _first(key, section.levels, name, place)
-            if value is None and parameter.required:
-                raise errors.RecipeError(f"{key} of {self.method.name} is not given", tensor=name or None)
+            if value is None and name and parameter.required:
+                raise errors.RecipeError(f"{key} of {self.method.name} is not given", tensor=name)
             values[key] = default if value is None else value
         return values
 

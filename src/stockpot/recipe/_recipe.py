@@ -16,7 +16,7 @@ from pydantic import BeforeValidator, Field, ValidationError, model_validator
 
 from stockpot import errors
 from stockpot.recipe._parts import ModelEntry, Module, Override, Policies, Slice, SliceSource, Strict
-from stockpot.recipe._problems import key_problem, value_problem
+from stockpot.recipe._problems import in_order, key_problem, value_problem
 from stockpot.recipe._ref import ModelRef
 from stockpot.recipe._settings import Parameters
 from stockpot.recipe._yaml import SIZE_CAP, load_yaml
@@ -217,9 +217,7 @@ def read(data: object, *, lenient: bool = False) -> tuple[Recipe | None, list[st
                 data = _without(data, entry["loc"])
         recipe, others, more = read(data)
         return recipe, problems + others, [f"ignored: {line}" for line in unknown] + more
-    # A tuple with a bad item is also reported as too short.
-    found = [entry for entry in found if entry["type"] != "too_short" or len(found) == 1]
-    return None, problems + [_problem(entry) for entry in found], warnings
+    return None, problems + [_problem(entry) for entry in in_order(found)], warnings
 
 
 def _without(data: Any, path: tuple[Any, ...]) -> Any:
