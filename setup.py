@@ -9,9 +9,9 @@ setup(
         Extension(
             "stockpot.kernels._compiled",
             sources=[f"{NATIVE}/native.c"],
-            depends=[f"{NATIVE}/{name}.h" for name in ("lanes", "loops", "low_rank", "undefine")],
+            depends=[f"{NATIVE}/{name}.h" for name in ("lanes", "loops", "low_rank", "trim", "undefine")],
             # No product is fused with a sum: the bits must not depend on what the machine can fuse.
-            extra_compile_args=["-O3", "-std=c11", "-ffp-contract=off", "-fno-math-errno"],
+            extra_compile_args=["-O3", "-std=c11", "-ffp-contract=off", "-fno-math-errno", "-fno-trapping-math"],
             libraries=["m"],
             optional=True,
         )

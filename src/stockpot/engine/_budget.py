@@ -2,15 +2,17 @@
 
 from __future__ import annotations
 
+import math
 import os
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 from stockpot import errors
 from stockpot.checkpoint import count, itemsize
 from stockpot.engine._align import Slot
 from stockpot.engine._job import Job
-from stockpot.kernels import BLOCK
+from stockpot.kernels import BLOCK, CHUNK
+from stockpot.methods import Form, Rule
 
 STAGE_BYTES = 2 << 20
 """Of a piece of output."""
@@ -30,16 +32,39 @@ class Budget:
     raw_bytes: int
     fixed_bytes: int
     device: str
+    key_bytes: int = 0
+    """Of what each may keep of magnitudes while it selects among them."""
 
     @property
     def total_bytes(self) -> int:
         """All buffers together."""
-        return self.workers * (self.raw_bytes + self.fixed_bytes)
+        return self.workers * (self.raw_bytes + self.fixed_bytes + self.key_bytes)
 
 
-def step_elements(job: Job, slot: Slot) -> int:
+def step_elements(job: Job, slot: Slot, values: Mapping[str, object]) -> int:
     """Elements that pieces of a tensor must be multiples of: a block, or a whole row that has its own coefficients."""
+    if job.method.is_elementwise and slot.action == "merge":
+        return _unit_elements(rule_of(job, values, slot), slot)
     return row_elements(slot) if job.granularity == "row" and slot.action == "merge" else BLOCK
+
+
+def _unit_elements(rule: Rule, slot: Slot) -> int:
+    """What a rule must see together; random numbers are counted from multiples of CHUNK."""
+    total = max(count(slot.shape), 1)
+    if rule.unit == "tensor":
+        return total
+    return BLOCK if rule.unit == "block" else min(math.lcm(row_elements(slot), CHUNK), total)
+
+
+def rule_of(job: Job, values: Mapping[str, object], slot: Slot) -> Rule:
+    """What makes a tensor by an element-wise method; a refusal is told with its name."""
+    form = Form(slot.name, slot.shape, len(slot.sources) - job.anchored, job.anchored, job.recipe.seed)
+    try:
+        return job.method.rule(form, values)
+    except errors.MethodError as error:
+        raise errors.MethodError(
+            error.what, tensor=slot.name, expected=error.expected, got=error.got, remedy=error.remedy
+        ) from None
 
 
 def row_elements(slot: Slot) -> int:
@@ -52,13 +77,22 @@ def element_bytes(slot: Slot) -> int:
     return sum(max(itemsize(info.dtype), 1) for _, info in slot.sources)
 
 
-def fit(job: Job, slots: Sequence[Slot], *, memory: int, workers: int | None, device: str = "cpu") -> Budget:
+def fit(
+    job: Job,
+    slots: Sequence[Slot],
+    settings: Sequence[Mapping[str, object]],
+    *,
+    memory: int,
+    workers: int | None,
+    device: str = "cpu",
+) -> Budget:
     """Share the budget; fewer workers where it is small; ParameterError where not even one can work."""
     inputs = max((len(slot.sources) for slot in slots), default=1)
     fixed = STAGES * STAGE_BYTES + SCRATCH_BYTES * inputs * inputs
     least = max(
         (
-            min(step_elements(job, slot), count(slot.shape)) * element_bytes(slot) + ALIGNMENT * len(slot.sources)
+            min(step_elements(job, slot, settings[slot.setting]), count(slot.shape)) * element_bytes(slot)
+            + ALIGNMENT * len(slot.sources)
             for slot in slots
         ),
         default=BLOCK,
@@ -68,7 +102,8 @@ def fit(job: Job, slots: Sequence[Slot], *, memory: int, workers: int | None, de
     wanted = workers or max(1, min(os.cpu_count() or 1, MOST_WORKERS))
     while wanted > 1 and memory // wanted < fixed + least:
         wanted -= 1
-    raw = memory // wanted - fixed
+    keys = memory // wanted // 4 if job.method.is_elementwise and job.method.passes > 1 else 0
+    raw = memory // wanted - fixed - keys
     if raw < least:
         raise errors.ParameterError(
             "--memory is too small for these inputs", expected=f"at least {-(-(fixed + least) >> 20) + 1}MiB",
@@ -76,4 +111,4 @@ def fit(job: Job, slots: Sequence[Slot], *, memory: int, workers: int | None, de
         )  # fmt: skip
     sizes = [count(slot.shape) * element_bytes(slot) + ALIGNMENT * len(slot.sources) for slot in slots]
     most = max(max(sizes, default=least), min(sum(sizes), inputs * STAGE_BYTES))
-    return Budget(wanted, min(raw, max(most, least)), fixed, device)
+    return Budget(wanted, min(raw, max(most, least)), fixed, device, keys)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import threading
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 
 import numpy as np
@@ -14,7 +14,7 @@ from stockpot.checkpoint import nbytes
 from stockpot.engine._output import Output
 from stockpot.engine._plan import Group, Plan
 from stockpot.engine._records import Records
-from stockpot.engine._schedule import Copy, Measure, Mix, Rows, Small, Task, Whole
+from stockpot.engine._schedule import Copy, Make, Measure, Mix, Rows, Small, Task, Whole
 from stockpot.engine._sinks import Sink
 from stockpot.kernels import catching_lost_pages
 from stockpot.measure import Array
@@ -176,6 +176,10 @@ class Run:
         self.records.add_many(groups, mixture)
         return mixture.weights
 
+    def made(self, group: Group, facts: Mapping[str, object]) -> None:
+        """A rule has made a group's tensor."""
+        self.records.add_facts(group, facts)
+
     def rows_done(self, number: int) -> None:
         """A piece of a row group is through."""
         state = self._groups[number]
@@ -283,7 +287,7 @@ def _task_bytes(plan: Plan, task: Task) -> int:
     if isinstance(task, Small):
         return sum(info.size_bytes for number in task.slots for _, info in plan.slots[number].sources)
     slot = plan.slots[task.slot]
-    if isinstance(task, Whole):
+    if isinstance(task, Whole | Make):
         return sum(info.size_bytes for _, info in slot.sources)
     if isinstance(task, Copy):
         return (task.stop - task.start) * len(slot.sources)

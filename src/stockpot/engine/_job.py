@@ -53,8 +53,8 @@ class Job:
 
     def require_answer(self, section: Section, values: Mapping[str, object]) -> None:
         """Raises what the method refuses whatever the weights: what arguments alone can tell."""
-        if not self.method.uses_gram and self.table is None:
-            self.method(len(section.sources), values)
+        if self.table is None:
+            self.method.check(len(section.sources), values)
 
     @property
     def takes_raw(self) -> bool:

@@ -29,6 +29,7 @@ from stockpot.checkpoint import (
 )
 from stockpot.engine import _provenance as prov
 from stockpot.engine._align import Decision
+from stockpot.engine._budget import rule_of
 from stockpot.engine._execute import Progress, Run, execute, solve
 from stockpot.engine._fetch import fetched, require_room_to_download
 from stockpot.engine._plan import Plan, disk_free, disk_needed, provenance_reserve
@@ -172,7 +173,11 @@ def _resume(plan: Plan, staging: Staging, sink: StagingSink, records: Records) -
         records.add_digest(name, digest)
     for number, group in enumerate(plan.groups):
         finished = all(plan.slots[n].name in done for n in group.slots)
-        if not plan.job.method.uses_gram:
+        if plan.job.method.is_elementwise:
+            if finished:
+                slot = plan.slots[group.slots[0]]
+                records.add_facts(group, rule_of(plan.job, plan.values_of(slot), slot).facts())
+        elif not plan.job.method.uses_gram:
             if finished:
                 records.add(group, solve(plan, group, _NO_GRAM))
         elif group.name in measured and (finished or not group.rows):

@@ -11,7 +11,6 @@ from stockpot.engine._sections import Section
 from stockpot.methods import Method, Parameter, all_methods, check_value
 from stockpot.recipe import IGNORED_PARAMETERS, Recipe, Setting, cases_of, is_constant, scalars_of, value_at
 
-_ELSEWHERE = ("density", "gamma", "epsilon")
 _OF_GROUPS = ("granularity", "block_regex")
 
 
@@ -20,7 +19,7 @@ def known_alone(recipe: Recipe, method: Method, *, from_file: bool, lenient: boo
     warnings: list[str] = []
     unknown: list[errors.StockpotError] = []
     known = method.parameters
-    elsewhere = {name for other in all_methods().values() for name in other.parameters} | {*_ELSEWHERE}
+    elsewhere = {name for other in all_methods().values() for name in other.parameters}
     granularity, rank = recipe.granularity, recipe.rank
 
     def keep(parameters: Mapping[str, Any], where: str) -> dict[str, Any]:

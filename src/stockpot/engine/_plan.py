@@ -219,7 +219,7 @@ def make_plan(
     groups = make_groups(job, slots)
     if job.table is not None:
         _check_table(job.table, [group.name for group in groups])
-    budget = fit(job, slots, memory=memory, workers=workers, device=device)
+    budget = fit(job, slots, alignment.settings, memory=memory, workers=workers, device=device)
     one_file = is_one_file(out)
     if one_file and inputs.adapters is not None:
         raise errors.OutputError(
@@ -244,7 +244,7 @@ def make_plan(
         layout,
         budget,
         out,
-        2 if job.method.uses_gram and twice else 1,
+        job.method.passes if job.method.is_elementwise else 2 if job.method.uses_gram and twice else 1,
         once + 2 * twice,
         (
             *job.warnings,

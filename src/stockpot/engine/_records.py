@@ -26,10 +26,12 @@ class GroupRecord:
     fallback: int
     rows: int
     ratio_quantiles: tuple[float, ...] | None
+    facts: Mapping[str, object] = field(default_factory=dict)
+    """What an element-wise method tells of the tensor."""
 
     def data(self) -> dict[str, object]:
         """Plain values, without what does not apply."""
-        found: dict[str, object] = {}
+        found: dict[str, object] = dict(self.facts)
         if self.weights is not None:
             found["weights"] = list(self.weights)
         if self.ratio is not None:
@@ -76,6 +78,11 @@ class Records:
         }
         with self._lock:
             self.groups.update(found)
+
+    def add_facts(self, group: Group, facts: Mapping[str, object]) -> None:
+        """What is told of a tensor that a rule has made."""
+        with self._lock:
+            self.groups[group.name] = GroupRecord(None, None, 0, 0, 0, None, facts)
 
     def add_rows(self, group: Group, first_row: int, mixture: Mixture) -> None:
         """The coefficients of some rows of a group."""

@@ -68,7 +68,15 @@ class Small:
     groups: tuple[int, ...]
 
 
-Task = Copy | Whole | Measure | Mix | Rows | Small
+@dataclass(frozen=True, slots=True)
+class Make:
+    """A tensor of an element-wise method: measured as its rule asks, made and written."""
+
+    slot: int
+    group: int
+
+
+Task = Copy | Whole | Measure | Mix | Rows | Small | Make
 SMALL_ELEMENTS = BLOCK
 SMALL_TENSORS = 256
 """At most, so that both workers have some."""
@@ -91,7 +99,7 @@ def measuring_tasks(plan: Plan) -> list[Task]:
         group, ticket = plan.groups[places[0]], 0
         for number in group.slots:
             slot = plan.slots[number]
-            for a, b in _pieces(count(slot.shape), _piece(plan, slot)):
+            for a, b in _pieces(count(slot.shape), piece_elements(plan, slot)):
                 tasks.append(Rows(number, places[0], a, b) if group.rows else Measure(number, places[0], a, b, ticket))
                 ticket += 1
     return tasks
@@ -113,9 +121,10 @@ def make_tasks(plan: Plan, done: frozenset[str], measured: frozenset[str]) -> li
     fixed = [n for n, slot in enumerate(slots) if slot.action == "mix" and n not in copied]
     for number in fixed:
         if slots[number].name not in done:
-            tasks += [
-                Mix(number, -1, a, b) for a, b in _pieces(count(slots[number].shape), _piece(plan, slots[number]))
-            ]
+            step = piece_elements(plan, slots[number])
+            tasks += [Mix(number, -1, a, b) for a, b in _pieces(count(slots[number].shape), step)]
+    if plan.job.method.is_elementwise:
+        return tasks + _makes(plan, done)
     for places in _gathered(plan, done, measured):
         if len(places) > 1:
             tasks.append(Small(tuple(plan.groups[place].slots[0] for place in places), places))
@@ -123,6 +132,13 @@ def make_tasks(plan: Plan, done: frozenset[str], measured: frozenset[str]) -> li
         group = plan.groups[places[0]]
         tasks += _group_tasks(plan, places[0], group, done, group.name in measured)
     return tasks
+
+
+def _makes(plan: Plan, done: frozenset[str]) -> list[Task]:
+    """The largest first: each is one worker's, and none is to be alone with the last."""
+    open_groups = [(group.slots[0], place) for place, group in enumerate(plan.groups)]
+    makes = [Make(slot, place) for slot, place in open_groups if plan.slots[slot].name not in done]
+    return [*sorted(makes, key=lambda task: -count(plan.slots[task.slot].shape))]
 
 
 def _gathered(plan: Plan, done: frozenset[str], measured: frozenset[str]) -> Iterator[tuple[int, ...]]:
@@ -178,7 +194,7 @@ def _group_tasks(plan: Plan, place: int, group: Group, done: frozenset[str], mea
     if group.rows:
         for number in open_slots:
             slot = slots[number]
-            for a, b in _pieces(count(slot.shape), _piece(plan, slot)):
+            for a, b in _pieces(count(slot.shape), piece_elements(plan, slot)):
                 yield Rows(number, place, a, b)
         return
     if plan.job.method.uses_gram and not measured:
@@ -187,17 +203,17 @@ def _group_tasks(plan: Plan, place: int, group: Group, done: frozenset[str], mea
             return
         ticket = 0
         for number in group.slots:
-            for a, b in _pieces(count(slots[number].shape), _piece(plan, slots[number])):
+            for a, b in _pieces(count(slots[number].shape), piece_elements(plan, slots[number])):
                 yield Measure(number, place, a, b, ticket)
                 ticket += 1
     for number in open_slots:
-        for a, b in _pieces(count(slots[number].shape), _piece(plan, slots[number])):
+        for a, b in _pieces(count(slots[number].shape), piece_elements(plan, slots[number])):
             yield Mix(number, place, a, b)
 
 
-def _piece(plan: Plan, slot: Slot) -> int:
+def piece_elements(plan: Plan, slot: Slot) -> int:
     """Elements per piece: about STAGE_BYTES of output, within the buffer, and a multiple of the reduction step."""
-    step = step_elements(plan.job, slot)
+    step = step_elements(plan.job, slot, plan.values_of(slot))
     each = sum(itemsize(info.dtype) for _, info in slot.sources)
     room = (plan.budget.raw_bytes - 64 * len(slot.sources)) // each
     wanted = min(room, STAGE_BYTES // itemsize(slot.dtype))

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 
 import numpy as np
 
@@ -12,7 +12,8 @@ from stockpot.engine._align import Slot, source_path
 from stockpot.engine._budget import ALIGNMENT, STAGE_BYTES, row_elements
 from stockpot.engine._device import device_of
 from stockpot.engine._execute import Bytes, Cancelled, Run
-from stockpot.engine._schedule import Copy, Measure, Mix, Rows, Small, Task, Whole
+from stockpot.engine._make import make
+from stockpot.engine._schedule import Copy, Make, Measure, Mix, Rows, Small, Task, Whole
 from stockpot.kernels import (
     BLOCK,
     LostPagesError,
@@ -45,7 +46,8 @@ class Worker:
     def __init__(self, run: Run, number: int) -> None:
         self.run = run
         self.plan = run.plan
-        self.device = device_of(run.plan.budget.device, number)
+        # Element-wise methods are of the CPU.
+        self.device = device_of("cpu" if run.plan.job.method.is_elementwise else run.plan.budget.device, number)
         self.raw = self.device.allocate(run.plan.budget.raw_bytes)
         self.raw_address = self.raw.ctypes.data
         self.allow = run.plan.job.recipe.allow_nonfinite
@@ -77,10 +79,12 @@ class Worker:
                 self.measure(task, slot)
             elif isinstance(task, Rows):
                 self.rows(task, slot)
+            elif isinstance(task, Make):
+                make(self, task, slot)
             else:
                 self.mix(task, slot)
         except NonFiniteInputError as error:
-            raise self.nonfinite(slot, error, 0 if isinstance(task, Whole) else task.start) from None
+            raise self.nonfinite(slot, error, 0 if isinstance(task, Whole | Make) else task.start) from None
         except LostPagesError:
             raise self.lost(slot) from None
         finally:
@@ -281,7 +285,18 @@ class Worker:
         self, number: int, slot: Slot, rows: list[Row], mixture: Mixture, start: int, columns: int = 0
     ) -> None:
         """Mix into the staging memory and hand it on."""
-        size = nbytes(slot.dtype, (len(rows[0]),))
+
+        def fill(out: Row) -> None:
+            try:
+                mix(rows, mixture.weights, out, columns=columns, pass_nonfinite=self.allow)
+            except NonFiniteInputError as error:
+                raise self.nonfinite(slot, error, start) from None
+
+        self.write(number, slot, start, len(rows[0]), fill)
+
+    def write(self, number: int, slot: Slot, start: int, elements: int, fill: Callable[[Row], None]) -> None:
+        """Have elements of a tensor made in the staging memory, and hand them on."""
+        size = nbytes(slot.dtype, (elements,))
         offset = start * itemsize(slot.dtype)
         room = self.run.output.room(number, offset, size)
         stage = self.run.output.stage() if room is None else None
@@ -294,9 +309,7 @@ class Worker:
         out = Row(TORCH_NAMES[slot.dtype], kept, address, far=room is not None)
         target = self.device.room(out)
         try:
-            mix(rows, mixture.weights, target, columns=columns, pass_nonfinite=self.allow)
-        except NonFiniteInputError as error:
-            raise self.nonfinite(slot, error, start) from None
+            fill(target)
         except OverflowedError as error:
             raise errors.NonFiniteError(
                 f"a finite result does not fit {TORCH_NAMES[slot.dtype]} at index {_index(slot, start + error.index)}",
@@ -313,6 +326,17 @@ class Worker:
         """Progress of one piece."""
         size = sum((task.stop - task.start) * itemsize(info.output_dtype) for _, info in slot.sources)
         self.run.count_bytes(size, size)
+
+    def count_elements(self, slot: Slot, elements: int, *, is_last: bool) -> None:
+        """Progress of a piece that was gone through, for the last time or not."""
+        size = sum(elements * itemsize(info.output_dtype) for _, info in slot.sources)
+        self.run.count_bytes(size, size if is_last else 0)
+
+    def is_seen(self, number: int, info: TensorInfo) -> bool:
+        """Whether the input's elements can be seen where they are."""
+        return (
+            bool(info.nbytes) and info.strides is None and self.view(number, info, 0, itemsize(info.dtype)) is not None
+        )
 
     def check_stop(self) -> None:
         """Leave a long task where the run was stopped."""

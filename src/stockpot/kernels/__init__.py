@@ -6,6 +6,7 @@ from stockpot.kernels._constants import BLOCK, CHUNK, DTYPES, ITEMSIZE, LARGEST
 from stockpot.kernels._low_rank import Factors, add_low_rank, factors, widened
 from stockpot.kernels._many import DTYPES_OF_MANY, Many, gram_many, mix_many
 from stockpot.kernels._native import LostPagesError, catching_lost_pages
+from stockpot.kernels._ranks import magnitudes, rank_shares
 from stockpot.kernels._rows import (
     NonFiniteInputError,
     OverflowedError,
@@ -17,8 +18,21 @@ from stockpot.kernels._rows import (
     is_compiled,
     mix,
 )
+from stockpot.kernels._selection import Elements, Wanted, kept_count, largest, middle
+from stockpot.kernels._trim import Part, Sum, random_key, trim
 
 __all__ = [
+    "rank_shares",
+    "magnitudes",
+    "trim",
+    "random_key",
+    "Sum",
+    "Part",
+    "middle",
+    "largest",
+    "kept_count",
+    "Wanted",
+    "Elements",
     "BLOCK",
     "CHUNK",
     "DTYPES",

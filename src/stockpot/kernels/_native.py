@@ -25,7 +25,7 @@ Counts = NDArray[np.int64]
 
 SWITCH = "STOCKPOT_NATIVE"
 """Environment: ``0`` leaves the C program out; ``any``, ``avx2`` or ``avx512`` choose its instruction set."""
-_NUMBERS = {dtype: number for number, dtype in enumerate(DTYPES)}
+NUMBERS = {dtype: number for number, dtype in enumerate(DTYPES)}
 _ISAS = ("any", "avx2", "avx512")
 _LOST = -2
 _LONG, _INT, _POINTER = ctypes.c_int64, ctypes.c_int32, ctypes.c_void_p
@@ -73,12 +73,12 @@ def library() -> ctypes.CDLL | None:
 @functools.cache
 def instruction_set() -> int:
     """The best that this machine has, or the one asked for."""
-    best = int(_loaded().stockpot_isa())
+    best = int(loaded().stockpot_isa())
     asked = os.environ.get(SWITCH)
     return min(best, _ISAS.index(asked)) if asked in _ISAS else best
 
 
-def _loaded() -> ctypes.CDLL:
+def loaded() -> ctypes.CDLL:
     found = library()
     assert found is not None
     return found
@@ -88,7 +88,7 @@ class LostPagesError(Exception):
     """A row lies in a file that has become shorter since, or cannot be read any more."""
 
 
-def _require(found: int) -> int:
+def require(found: int) -> int:
     if found == _LOST:
         raise LostPagesError
     return found
@@ -139,7 +139,7 @@ def _scratch(inputs: int) -> ctypes.Array[ctypes.c_double]:
     kept = _memory.kept
     if inputs not in kept:
         kept.clear()
-        kept[inputs] = (ctypes.c_double * int(_loaded().stockpot_scratch(inputs)))()
+        kept[inputs] = (ctypes.c_double * int(loaded().stockpot_scratch(inputs)))()
     return kept[inputs]
 
 
@@ -149,15 +149,15 @@ def _in_memory(row: Row) -> NDArray[np.uint8]:
     return row.data
 
 
-def _address(row: Row) -> int:
+def address(row: Row) -> int:
     if not row.address:
         row.address = _in_memory(row).ctypes.data
     return row.address
 
 
-def _inputs(rows: Sequence[Row]) -> tuple[ctypes.Array[ctypes.c_void_p], ctypes.Array[ctypes.c_int32]]:
+def inputs(rows: Sequence[Row]) -> tuple[ctypes.Array[ctypes.c_void_p], ctypes.Array[ctypes.c_int32]]:
     pointers, numbers = _tables(len(rows))
-    return pointers(*map(_address, rows)), numbers(*[_NUMBERS[row.dtype] for row in rows])
+    return pointers(*map(address, rows)), numbers(*[NUMBERS[row.dtype] for row in rows])
 
 
 def gram(rows: Sequence[Row], span: int, raw: bool, zero_nonfinite: bool) -> NDArray[np.float64]:
@@ -165,11 +165,11 @@ def gram(rows: Sequence[Row], span: int, raw: bool, zero_nonfinite: bool) -> NDA
     n, count = len(rows), len(rows[0])
     out = np.empty((-(-count // span), n, n))
     scratch = _scratch(n)
-    lost = _loaded().stockpot_gram(
-        instruction_set(), *_inputs(rows), n, count, span, raw, zero_nonfinite,
+    lost = loaded().stockpot_gram(
+        instruction_set(), *inputs(rows), n, count, span, raw, zero_nonfinite,
         ctypes.addressof(scratch), out.ctypes.data,
     )  # fmt: skip
-    _require(lost)
+    require(lost)
     return out
 
 
@@ -184,23 +184,23 @@ def mix(
     """Linear combinations into ``out``; -1, or the first index at which something is not finite."""
     n = len(rows)
     scratch = _scratch(n)
-    found: int = _loaded().stockpot_mix(
-        instruction_set(), *_inputs(rows), n, len(out), span, weights.ctypes.data, totals.ctypes.data,
-        pass_nonfinite, ctypes.addressof(scratch), _address(out), _NUMBERS[out.dtype], out.far,
+    found: int = loaded().stockpot_mix(
+        instruction_set(), *inputs(rows), n, len(out), span, weights.ctypes.data, totals.ctypes.data,
+        pass_nonfinite, ctypes.addressof(scratch), address(out), NUMBERS[out.dtype], out.far,
     )  # fmt: skip
-    return _require(found)
+    return require(found)
 
 
 def gram_many(dtypes: Sequence[str], addresses: Addresses, counts: Counts, raw: bool) -> NDArray[np.float64]:
     """Inner products of each tensor (of at most BLOCK elements): addresses of shape (tensors, inputs)."""
     tensors, n = addresses.shape
     out = np.empty((tensors, n, n))
-    types = np.array([_NUMBERS[dtype] for dtype in dtypes], dtype=np.int32)
-    lost = _loaded().stockpot_gram_many(
+    types = np.array([NUMBERS[dtype] for dtype in dtypes], dtype=np.int32)
+    lost = loaded().stockpot_gram_many(
         instruction_set(), addresses.ctypes.data, types.ctypes.data, n, tensors, counts.ctypes.data, raw,
         ctypes.addressof(_scratch(n)), out.ctypes.data,
     )  # fmt: skip
-    _require(lost)
+    require(lost)
     return out
 
 
@@ -215,24 +215,24 @@ def mix_many(
 ) -> int:
     """Linear combinations one after the other into memory; -1, or the first tensor with something not finite."""
     tensors, n = addresses.shape
-    types = np.array([_NUMBERS[dtype] for dtype in dtypes], dtype=np.int32)
-    found: int = _loaded().stockpot_mix_many(
+    types = np.array([NUMBERS[dtype] for dtype in dtypes], dtype=np.int32)
+    found: int = loaded().stockpot_mix_many(
         instruction_set(), addresses.ctypes.data, types.ctypes.data, n, tensors, counts.ctypes.data,
-        weights.ctypes.data, totals.ctypes.data, ctypes.addressof(_scratch(n)), out_address, _NUMBERS[out_dtype],
+        weights.ctypes.data, totals.ctypes.data, ctypes.addressof(_scratch(n)), out_address, NUMBERS[out_dtype],
     )  # fmt: skip
-    return _require(found)
+    return require(found)
 
 
 def first_nonfinite(row: Row) -> int:
     """Index of the first NaN or Inf, or -1."""
-    found: int = _loaded().stockpot_first_nonfinite(instruction_set(), _address(row), _NUMBERS[row.dtype], 0, len(row))
-    return _require(found)
+    found: int = loaded().stockpot_first_nonfinite(instruction_set(), address(row), NUMBERS[row.dtype], 0, len(row))
+    return require(found)
 
 
 def copied(row: Row) -> NDArray[np.uint8]:
     """The row's bytes in memory of our own."""
     out = np.empty(_in_memory(row).size, dtype=np.uint8)
-    _require(_loaded().stockpot_copy(out.ctypes.data, _address(row), out.size))
+    require(loaded().stockpot_copy(out.ctypes.data, address(row), out.size))
     return out
 
 
@@ -247,7 +247,7 @@ def add_low_rank(
     exact: bool,
 ) -> None:
     """out[i] = row[i] + scale * (left right)[start + i]."""
-    _loaded().stockpot_add_low_rank(
-        instruction_set(), _address(row), _NUMBERS[row.dtype], out.ctypes.data, start, start + out.size,
+    loaded().stockpot_add_low_rank(
+        instruction_set(), address(row), NUMBERS[row.dtype], out.ctypes.data, start, start + out.size,
         columns, left.shape[1], left.ctypes.data, right.ctypes.data, scale, exact,
     )  # fmt: skip

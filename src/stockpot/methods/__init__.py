@@ -1,4 +1,6 @@
-"""One file a family of methods; pure functions of Gram matrices. A new method: its file, one line here, its test.
+"""One file a family of methods: pure functions of Gram matrices, or rules for elements.
+
+A new method: its file, one line here, its test.
 
 Third parties register theirs by an entry point in the group ``stockpot.methods`` that names a ``Method``.
 """
@@ -10,12 +12,37 @@ from importlib.metadata import entry_points
 
 from stockpot import errors
 from stockpot.methods._barycentre import karcher, multislerp
-from stockpot.methods._base import Method, Mixture, Parameter, PerModel, check_value, coefficients, repeated
+from stockpot.methods._base import (
+    Method,
+    Mixture,
+    Parameter,
+    PerModel,
+    check_value,
+    coefficients,
+    elementwise,
+    repeated,
+)
+from stockpot.methods._breadcrumbs import breadcrumbs, breadcrumbs_ties
+from stockpot.methods._dare import dare_linear, dare_ties
+from stockpot.methods._della import della, della_linear
 from stockpot.methods._linear import linear, passthrough, task_arithmetic, wise_ft
 from stockpot.methods._model_stock import model_stock
+from stockpot.methods._rule import Form, Rule, Unit
 from stockpot.methods._slerp import nuslerp, slerp
+from stockpot.methods._ties import ties
 
 __all__ = [
+    "elementwise",
+    "Unit",
+    "Rule",
+    "Form",
+    "ties",
+    "della_linear",
+    "della",
+    "dare_ties",
+    "dare_linear",
+    "breadcrumbs_ties",
+    "breadcrumbs",
     "Method",
     "Mixture",
     "Parameter",
@@ -36,7 +63,10 @@ __all__ = [
     "wise_ft",
 ]
 
-_BUILT_IN = (karcher, linear, model_stock, multislerp, nuslerp, passthrough, slerp, task_arithmetic, wise_ft)
+_BUILT_IN = (
+    *(breadcrumbs, breadcrumbs_ties, dare_linear, dare_ties, della, della_linear, karcher, linear, model_stock),
+    *(multislerp, nuslerp, passthrough, slerp, task_arithmetic, ties, wise_ft),
+)
 
 
 @cache

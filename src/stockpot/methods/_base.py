@@ -1,5 +1,8 @@
 """What a method is, as data: a pure function and what the engine must know to call it.
 
+Two kinds: of ``coefficients`` (the output is a linear combination of the inputs), and ``elementwise`` (a rule makes the
+output from the elements themselves, see ``_rule.py``).
+
 The function's signature is the method's parameter list; the command line, recipes and documentation read it here.
 """
 
@@ -19,6 +22,7 @@ from numpy.typing import NDArray
 
 from stockpot import errors
 from stockpot.measure import GRANULARITIES, Array
+from stockpot.methods._rule import Form, Rule
 
 PER_MODEL = "one value for each model"
 PerModel = Annotated[Sequence[float], PER_MODEL]
@@ -28,7 +32,7 @@ _NUMBER = re.compile(r"[-+]?\d+(\.\d*)?[eE][-+]?\d+")
 
 BaseRole = Literal["required", "optional", "member", "unused"]
 """What ``--base`` is to a method: the anchor; the anchor if there is one; one of the ingredients; a template only."""
-Needs = Literal["gram", "raw_gram", "span", "count"]
+Needs = Literal["gram", "raw_gram", "span", "count", "form"]
 
 
 @dataclass(frozen=True)
@@ -78,7 +82,7 @@ class Method:
     """A method of the catalogue."""
 
     name: str
-    function: Callable[..., Mixture]
+    function: Callable[..., Any]
     base: BaseRole
     models: tuple[int, int | None]
     needs: Needs
@@ -88,11 +92,20 @@ class Method:
     affine: bool = True
     """Whether the weights sum to one whatever the inputs, so that moving all inputs moves the result alike."""
     why_models: str = ""
+    random: bool = False
+    """Whether it draws random numbers, by seed, tensor and position of the model."""
+    passes: int = 1
+    """Of an element-wise method: how often it goes through the inputs, as a rule."""
 
     @property
     def uses_gram(self) -> bool:
         """Whether a pass for inner products is needed."""
-        return self.needs != "count"
+        return self.needs not in ("count", "form")
+
+    @property
+    def is_elementwise(self) -> bool:
+        """Whether a rule makes the output, and not coefficients."""
+        return self.needs == "form"
 
     def takes_raw(self, anchored: bool) -> bool:
         """Whether its inner products are those of the inputs themselves, not of differences from the first."""
@@ -126,11 +139,25 @@ class Method:
         apart = anchored and self.needs == "span"
         takes = self._takes
         given = {takes[name]: value for name, value in values.items() if name in takes}
-        found = self.function(first[..., 1:, 1:] if apart else first, **given)
+        found: Mixture = self.function(first[..., 1:, 1:] if apart else first, **given)
         if not apart:
             return found
         rest = 1.0 - found.weights.sum(axis=-1, keepdims=True)
         return replace(found, weights=np.concatenate([rest, found.weights], axis=-1))
+
+    def rule(self, form: Form, values: Mapping[str, object]) -> Rule:
+        """What makes a tensor of that form, of an element-wise method, with checked values by public name."""
+        takes = self._takes
+        rule: Rule = self.function(form, **{takes[name]: value for name, value in values.items() if name in takes})
+        return rule
+
+    def check(self, inputs: int, values: Mapping[str, object]) -> None:
+        """Raise what the values alone are refused for, whatever the weights are; ``inputs`` counts the base."""
+        if self.is_elementwise:
+            anchored = self.base != "unused"
+            self.rule(Form("", (), inputs - anchored, anchored, 0), values)
+        elif not self.uses_gram:
+            self(inputs, values)
 
     @functools.cached_property
     def _takes(self) -> dict[str, str]:
@@ -175,9 +202,44 @@ def coefficients(
     return make
 
 
+def elementwise(
+    *,
+    base: BaseRole,
+    models: tuple[int, int | None],
+    reference: str,
+    recipe_required: tuple[str, ...] = (),
+    affine: bool = True,
+    why_models: str = "",
+    random: bool = False,
+    passes: int = 1,
+) -> Callable[[Callable[..., Rule]], Method]:
+    """Make a method of kind 2 from its function: (form of a tensor, parameters) -> the rule that makes it.
+
+    The function's first argument is named ``form``. It checks the parameters, and looks at no element.
+    """
+
+    def make(function: Callable[..., Rule]) -> Method:
+        assert next(iter(inspect.signature(function).parameters)) == "form"
+        return Method(
+            function.__name__, function, base, models, "form", None, reference, recipe_required, affine, why_models,
+            random, passes,
+        )  # fmt: skip
+
+    return make
+
+
 def each(weight: PerModel, count: int) -> Array:
     """One weight for each model; a single one serves all."""
     return np.array(list(weight) * count if len(weight) == 1 else list(weight), dtype=np.float64)
+
+
+def shares(method: str, name: str, values: PerModel, count: int) -> tuple[float, ...]:
+    """One share from 0 to 1 for each model; ParameterError for anything else."""
+    found = tuple(float(one) for one in each(values, count))
+    for one in found:
+        if not 0.0 <= one <= 1.0:
+            raise errors.ParameterError(f"{name} of {method} is a share", expected="0 to 1", got=one)
+    return found
 
 
 def normalized(method: str, weights: Array) -> Array:

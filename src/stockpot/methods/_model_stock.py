@@ -48,7 +48,7 @@ def model_stock(
     >>> from stockpot.methods import get_method
     >>> gram = np.array([[0.0, 0, 0], [0, 1, 0.5], [0, 0.5, 1]])
     >>> get_method("model_stock")(gram, {}).ratio.round(4)
-    array(0.6667)
+    np.float64(0.6667)
     """
     frozen = is_frozen(gram)
     n = gram.shape[-1] - 1

@@ -60,7 +60,9 @@ def check_method(name: str, parameters: Mapping[str, Any] | None = None, *, mode
     with_base = method.base != "unused"
     if method.base == "member":
         count = 1
-    subject = Subject(method.name, parameters or {}, count, with_base, method.affine, most is None)
+    subject = Subject(
+        method.name, parameters or {}, count, with_base, method.affine, most is None and not method.random
+    )
     for question in QUESTIONS:
         try:
             question(subject)

@@ -166,6 +166,47 @@ static void keep_agreed(const void *const *rows, int64_t n, int64_t start, int64
     }
 }
 
+static inline int64_t count_bits(uint32_t bits) {
+#ifdef __GNUC__
+    return __builtin_popcount(bits);
+#else
+    int64_t found = 0;
+    for (; bits; bits &= bits - 1) found++;
+    return found;
+#endif
+}
+
+/* Elements to a count of equals. */
+enum { SPAN = 1 << 16 };
+
+/* A search for the key of some rank among a row's: how many keys are `above` (at least `high`) and `inside` (at least
+ * `low`, below `high`), the least and most of these, how many in each span of the tensor; the first `room` of them with
+ * their places; and, where there are bins, how many in each, by their bits from `first` on without the last `shift`. */
+struct search {
+    int64_t row;
+    double low, high, least, most;
+    int64_t above, inside, room, stored, first, shift;
+    double *found;
+    int64_t *places, *blocks;
+    uint32_t *bins;
+};
+
+/* What of a row's differences is kept: keys from `low` to below `high` (both move to `above_low` and `above_high`, the
+ * next numbers, from a place on: of equal keys the first are larger); of these, by chance; and what it is worth. */
+struct part {
+    double weight, scale, low, above_low, high, above_high, chance;
+    int64_t low_until, high_until, inverse;
+    const double *chances;
+    uint32_t key[2];
+};
+
+/* How the parts are added: `consensus`, of each element those that have the sign of the sum; `normalize`, divided by the
+ * weights of those; else divided by `divisor`. `most`: the largest that can be rounded to the output. */
+struct sum {
+    double lambda, divisor, tiny, most;
+    int64_t consensus, normalize, pass_nonfinite;
+};
+
 #define ISA_ANY 0
 #define ISA_AVX2 1
 #define ISA_AVX512 2
@@ -180,6 +221,7 @@ static inline void all_stored(void) { _mm_sfence(); }
 #include "lanes.h"
 #include "loops.h"
 #include "low_rank.h"
+#include "trim.h"
 #include "undefine.h"
 #define ISA ISA_AVX2
 #define TARGET __attribute__((target("avx2,fma,f16c")))
@@ -187,6 +229,7 @@ static inline void all_stored(void) { _mm_sfence(); }
 #include "lanes.h"
 #include "loops.h"
 #include "low_rank.h"
+#include "trim.h"
 #include "undefine.h"
 #endif
 #if !defined(__x86_64__) || !defined(__GNUC__)
@@ -198,6 +241,7 @@ static inline void all_stored(void) {}
 #include "lanes.h"
 #include "loops.h"
 #include "low_rank.h"
+#include "trim.h"
 
 /* The best instruction set of this machine: ISA_AVX512, ISA_AVX2 or ISA_ANY. */
 int32_t stockpot_isa(void) {
@@ -336,4 +380,24 @@ void stockpot_add_low_rank(int32_t isa, const void *row, int32_t type, double *o
                            int64_t columns, int64_t rank, const double *left, const double *right, double scale,
                            int32_t exact) {
     CALL(add_low_rank, row, type, out, start, stop, columns, rank, left, right, scale, exact);
+}
+
+/* Searches (by row) in a piece that begins at `place`, in `run` elements (at most CHUNK) out of every `step`. Returns 1
+ * where a key is not finite. */
+int32_t stockpot_look(int32_t isa, const void *const *rows, const int32_t *types, int64_t count, int64_t place,
+                      int64_t run, int64_t step, struct search *searches, int64_t number) {
+    START;
+    int32_t odd = CALL(look, rows, types, count, place, run, step, searches, number);
+    END;
+    return odd;
+}
+
+/* out = w_0 + lambda * (what the parts of the differences come to), for a piece that begins at `place`, a multiple of
+ * CHUNK; `held`: (n - 1) * (CHUNK + 8) doubles. Returns -1, or the first index at which something is not finite. */
+int64_t stockpot_trim(int32_t isa, const void *const *rows, const int32_t *types, int64_t n, int64_t count, int64_t place,
+                      const struct part *parts, const struct sum *sum, double *held, void *out, int32_t out_type) {
+    START;
+    int64_t found = CALL(trim, rows, types, n, count, place, parts, sum, held, out, out_type);
+    END;
+    return found;
 }

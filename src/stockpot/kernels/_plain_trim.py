@@ -1,0 +1,138 @@
+"""What native/trim.h does, by numpy: the same bits, for machines without a C compiler."""
+
+from __future__ import annotations
+
+import ctypes
+from collections.abc import Sequence
+from typing import TYPE_CHECKING
+
+import numpy as np
+from numpy.typing import NDArray
+
+from stockpot.kernels._constants import BLOCK, CHUNK
+from stockpot.kernels._low_rank import widened
+
+if TYPE_CHECKING:
+    from stockpot.kernels._native_trim import Part, Sum
+    from stockpot.kernels._rows import Row
+    from stockpot.kernels._selection import Hunt
+
+Doubles = NDArray[np.float64]
+_NARROW = ("bfloat16", "float16")
+
+
+def differences(rows: Sequence[Row], row: int) -> tuple[Doubles, Doubles]:
+    """Of a row from the first: (differences, keys)."""
+    base, own = widened(rows[0]), widened(rows[row])
+    found = own - base
+    if rows[0].dtype in _NARROW and rows[row].dtype in _NARROW:
+        return found, np.abs(own.astype(np.float32) - base.astype(np.float32)).astype(np.float64)
+    return found, np.abs(found)
+
+
+def look(rows: Sequence[Row], place: int, run: int, step: int, hunts: Sequence[Hunt]) -> bool:
+    """Go on with searches in ``run`` elements of every ``step``; whether a key is not finite."""
+    where = np.arange(len(rows[0]))
+    where = where[where % step < run]
+    is_odd, row = False, 0
+    for hunt in hunts:
+        search = hunt.search
+        if search.row != row:
+            row = search.row
+            keys = differences(rows, row)[1][where]
+            is_odd |= not np.isfinite(keys).all()
+        inside = (keys >= search.low) & (keys < search.high)
+        found, places = keys[inside], where[inside] + place
+        search.above += int((keys >= search.high).sum())
+        search.inside += found.size
+        search.least, search.most = min([search.least, *found]), max([search.most, *found])
+        np.add.at(hunt.blocks, places // BLOCK, 1)
+        if hunt.bins is not None:
+            np.add.at(hunt.bins, (found.view(np.int64) - search.first) >> search.shift, 1)
+        stored = slice(search.stored, min(search.stored + found.size, search.room))
+        size = stored.stop - stored.start
+        hunt.found[stored], hunt.places[stored] = found[:size], places[:size]
+        search.stored += size
+    return is_odd
+
+
+def random_words(place: int, count: int, key: Sequence[int]) -> NDArray[np.uint32]:
+    """The words of elements ``place`` to ``place + count``: Philox 4x32-10."""
+    elements = np.arange(place, place + count, dtype=np.uint64)
+    counters = elements // CHUNK * (CHUNK // 4) + elements % (CHUNK // 4)
+    low, shift = np.uint64(0xFFFFFFFF), np.uint64(32)
+    a, b, c, d = counters & low, counters >> shift, np.zeros_like(counters), np.zeros_like(counters)
+    k0, k1 = key
+    for _ in range(10):
+        p, q = np.uint64(0xD2511F53) * a, np.uint64(0xCD9E8D57) * c
+        a, b, c, d = (q >> shift) ^ b ^ np.uint64(k0), q & low, (p >> shift) ^ d ^ np.uint64(k1), p & low
+        k0, k1 = (k0 + 0x9E3779B9) & 0xFFFFFFFF, (k1 + 0xBB67AE85) & 0xFFFFFFFF
+    found = np.choose((elements % CHUNK // (CHUNK // 4)).astype(np.int64), [a, b, c, d])
+    return found.astype(np.uint32)
+
+
+def trim(rows: Sequence[Row], place: int, parts: Sequence[Part], form: Sum, out: Row) -> int:
+    """A piece of the sum; -1, or the first index at which something is not finite."""
+    with np.errstate(all="ignore"):
+        base = widened(rows[0])
+        held = [
+            part.weight * (part.scale * _kept(*differences(rows, number), place, part))
+            for number, part in enumerate(parts, 1)
+        ]
+        total = np.zeros_like(base)
+        for part in held:
+            total = total + part
+        if form.consensus:
+            result, weights = np.zeros_like(base), np.zeros_like(base)
+            for part, own in zip(held, parts, strict=True):
+                agrees = np.where(total >= 0.0, part > 0.0, part < 0.0) | np.isnan(part)
+                result = result + np.where(agrees, part, 0.0)
+                weights = weights + np.where(agrees, own.weight, 0.0)
+            if form.normalize:
+                result = result / np.where(np.abs(weights) > form.tiny, weights, 1.0)
+        else:
+            result = total / form.divisor
+        step = form.lambda_ * result
+        result = np.where(step == 0.0, base, base + step)
+        bad = ~(np.abs(result) <= form.most)
+        for row in rows:
+            bad |= ~np.isfinite(widened(row))
+        store(result, out)
+    return -1 if form.pass_nonfinite or not bad.any() else int(np.argmax(bad))
+
+
+def _kept(found: Doubles, keys: Doubles, place: int, part: Part) -> Doubles:
+    elements = np.arange(place, place + found.size)
+    low = np.where(elements < part.low_until, part.low, part.above_low)
+    high = np.where(elements < part.high_until, part.high, part.above_high)
+    found = np.where(~(keys < low) & ~(keys >= high), found, 0.0)
+    if part.chance >= 1.0 and not part.chances:
+        return found
+    chances = np.full(found.size, part.chance)
+    if part.chances:
+        chances = np.ctypeslib.as_array((ctypes.c_double * found.size).from_address(part.chances)).copy()
+    stays = random_words(place, found.size, part.key) * 2.0**-32 < chances
+    return np.where(stays, found * (1.0 / chances) if part.chances and part.inverse else found, 0.0)
+
+
+def store(values: Doubles, out: Row) -> None:
+    """Doubles rounded once into a row on the CPU, to nearest, ties to even."""
+    assert isinstance(out.data, np.ndarray)
+    if out.dtype != "bfloat16":
+        out.data.view(out.dtype)[:] = values.astype(out.dtype)
+        return
+    # Rounded to odd, a float has enough bits to be rounded again.
+    near = values.astype(np.float32)
+    inexact = np.isfinite(near) & (near.astype(np.float64) != values)
+    back = np.abs(near.astype(np.float64)) > np.abs(values)
+    bits = near.view(np.uint32) - (inexact & back).astype(np.uint32)
+    bits |= inexact.astype(np.uint32)
+    half = (bits + 0x7FFF + (bits >> 16 & 1)) >> 16
+    half = np.where(np.isnan(values), 0x7FC0, half)
+    out.data.view(np.uint16)[:] = half.astype(np.uint16)
+
+
+def kept_of(rows: Sequence[Row], row: int, place: int, part: Part) -> tuple[Doubles, Doubles]:
+    """Magnitudes of a row's differences, and of those among them that a part's cuts keep, the others zero."""
+    found, keys = differences(rows, row)
+    return np.abs(found), np.abs(_kept(found, keys, place, part))
