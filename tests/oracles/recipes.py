@@ -9,6 +9,7 @@ import re
 
 import numpy as np
 import torch
+from tests.oracles.exact import numbers
 from tests.oracles.linear import linear, slerp, task_arithmetic
 
 
@@ -38,6 +39,23 @@ def chosen(key, levels, name, t, default=None):
     return default
 
 
+def ties(base, tensors, weight, density, normalize):
+    """The largest parts of each task vector; the sign that their weighted sum has; the mean of what has it; flat."""
+    anchor = numbers(base)
+    parts = []
+    for tensor, share in zip(tensors, density, strict=True):
+        delta = numbers(tensor) - anchor
+        kept = np.argsort(-np.abs(delta), kind="stable")[: round(share * delta.size)]
+        parts.append(np.zeros_like(delta))
+        parts[-1][kept] = delta[kept]
+    weighted = np.array([a * part for a, part in zip(weight, parts, strict=True)])
+    sign = np.where(weighted.sum(axis=0) >= 0, 1.0, -1.0)
+    agrees = (weighted != 0) & (np.sign(weighted) == sign)
+    total = (weighted * agrees).sum(axis=0)
+    by = (np.array(weight)[:, None] * agrees).sum(axis=0)
+    return anchor + (np.divide(total, by, out=np.zeros_like(total), where=by != 0) if normalize else total)
+
+
 def combined(method, base, tensors, asked):
     """One tensor by a method; ``asked(key, index, default)`` gives parameters, index None for those of all models."""
     weight = [asked("weight", n, None) for n in range(len(tensors))]
@@ -46,6 +64,9 @@ def combined(method, base, tensors, asked):
     if method == "task_arithmetic":
         normalize = asked("normalize", None, False)
         return task_arithmetic(base, tensors, weight, asked("lambda", None, 1.0), normalize)
+    if method == "ties":
+        density = [asked("density", n, 1.0) for n in range(len(tensors))]
+        return ties(base, tensors, weight, density, asked("normalize", None, True))
     if method == "slerp":
         return slerp(base, tensors[0], asked("t", None, None))
     if method == "passthrough":
