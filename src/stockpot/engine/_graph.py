@@ -111,7 +111,7 @@ def is_made(plan: Plan) -> bool:
 
 def _again(plan: Plan, options: Options) -> Plan:
     """The plan with what it takes from others, which is made by now."""
-    if not any(isinstance(source, PlannedSource) for source in plan.inputs.given.checkpoints):
+    if not plan.lineage:
         return plan
     found = _plan(plan.job.recipe, plan.out, options, {}, plan.lineage)
     return replace(found, warnings=plan.warnings)
