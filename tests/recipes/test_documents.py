@@ -73,7 +73,7 @@ def test_the_result_says_how_its_parts_were_made(recipe: Path, program: Program,
     assert made["out.parts/half"]["recipe"]["merge_method"] == "linear"
     (place / "out.parts").rename(place / "elsewhere")
     assert verify(place / "out").problems == ()
-    with pytest.raises(errors.NotFoundError, match="made for this merge is gone.*run the same recipe again"):
+    with pytest.raises(errors.NotFoundError, match=r"made for this merge is gone.*run the same recipe again"):
         verify(place / "out", recompute=1.0)
 
 
