@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -150,16 +150,19 @@ class Valued:
         names: Sequence[str],
         place: float,
         override: Mapping[str, Setting] | None = None,
+        only: Collection[str] | None = None,
     ) -> dict[str, object]:
         """The values for a tensor, unchecked: per-model ones as a tuple.
 
         ``name``: of no tensor in particular where it is empty. ``names``: what each member calls the tensor, which is
         what its filters are held against; ``place``: where its layer lies, 0 to 1; ``override``: parameters that win.
-        Raises RecipeError where none is stated.
+        ``only``: of these parameters. Raises RecipeError where none is stated.
         """
         values: dict[str, object] = {}
         for parameter in self._parameters:
             key = parameter.name
+            if only is not None and key not in only:
+                continue
             won = None if override is None or key not in override else value_at(override[key], name, place)
             default = parameter.default[0] if isinstance(parameter.default, tuple) else parameter.default
             if parameter.per_model:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 
 from stockpot import errors
 from stockpot.engine._job import Job
@@ -18,6 +18,8 @@ class Settings:
         self._job = job
         self._numbers: dict[tuple[object, ...], int] = {}
         self._of_section: dict[int, int] = {}
+        self._parts: dict[int, tuple[Mapping[str, object], Sequence[str]]] = {}
+        """By section: values of which some are the same for all of its tensors, and the names of the others."""
         self._found: list[Mapping[str, object]] = []
         self._watch = Watch("overrides")
         self._hit = [False] * len(job.valued.overrides)
@@ -34,7 +36,11 @@ class Settings:
             return known
         job = self._job
         override = self._override(name)
-        values = job.valued.at(section, name, stretch.names(name), stretch.place(name), override)
+        steady, varying = self._parts.get(id(section), ({}, None))
+        own = job.valued.at(section, name, stretch.names(name), stretch.place(name), override, varying)
+        values = {**steady, **own}
+        if varying is None:
+            self._parts[id(section)] = values, job.valued.varying([section])
         key = (len(section.sources), *((one, type(one)) for one in values.values()))
         number = self._numbers.get(key)
         if number is None:
