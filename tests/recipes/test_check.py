@@ -78,6 +78,11 @@ def test_problems_of_every_kind_at_once(program: Program, place: Path) -> None:
     told = "\n".join([outcome.first, *outcome.problems])
     for words in ("'weigth'", "./nowhere", "layer_range [0, 9]", "cut/model.safetensors"):
         assert words in told, told
+    again = program("check", written(place, text + "dtpye: float32\n"))
+    assert again.code == 2
+    assert "'dtpye'; did you mean dtype?" in again.first
+    for words in ("'weigth'", "./nowhere", "cut/model.safetensors"):
+        assert words in "\n".join(again.problems), again.err
 
 
 @pytest.mark.parametrize("value", ["t=[0, 1]", "t={value: [0, 1]}", "t=[{filter: mlp, value: 0.2}, {value: 0.1}]"])

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -12,7 +12,7 @@ import torch
 import yaml
 from tests.cli._kitchen import Program
 from tests.oracles import recipes as oracle
-from transformers import AutoModelForCausalLM, AutoModelForImageTextToText
+from transformers import AutoModelForCausalLM, AutoModelForImageTextToText, AutoModelForSeq2SeqLM
 
 from stockpot.engine import verify
 
@@ -20,7 +20,7 @@ from ._shelf import state
 
 GOOD = Path(__file__).with_name("good")
 ONE = sorted(path.stem for path in GOOD.glob("*.yaml") if "\n---" not in path.read_text("utf-8"))
-OTHERWISE = {"lora", "modules", "overrides"}
+OTHERWISE = {"encoder", "lora", "modules", "overrides"}
 """Recipes whose numbers have a test of their own."""
 LANGUAGE = ("base", "a", "b", "c", "sharded", "deep", "tied", "tied_a")
 ULPS = 2.0**-22
@@ -62,7 +62,13 @@ def run(program: Program, place: Path, name: str) -> Path:
     assert not (place / "out").exists()
     program.does("merge", GOOD / f"{name}.yaml", "--out", "out")
     assert verify(place / "out", recompute=1.0).problems == ()
+    program.does("merge", "out/stockpot_recipe.yaml", "--out", "again", "--quiet")
+    assert [*_weights(place / "again")] == [*_weights(place / "out")]
     return place / "out"
+
+
+def _weights(folder: Path) -> Iterator[tuple[str, bytes]]:
+    return ((file.name, file.read_bytes()) for file in sorted(folder.glob("model*")))
 
 
 @pytest.mark.parametrize("name", [one for one in ONE if one not in OTHERWISE])
@@ -107,6 +113,18 @@ def test_modules(program: Program, place: Path) -> None:
     same_numbers(found, {**rest, **expected})
     model = loads(out, 4, AutoModelForImageTextToText)
     assert model.config.vision_config.num_hidden_layers == 2
+
+
+def test_stacks_of_encoder_and_decoder(program: Program, place: Path) -> None:
+    """Each module's layers are counted by the configuration's own key for them; the model loads, one stack deeper."""
+    out = run(program, place, "encoder")
+    base, found = arrays(place / "t5"), arrays(out)
+    model = AutoModelForSeq2SeqLM.from_pretrained(out)
+    assert (model.config.num_layers, model.config.num_decoder_layers) == (3, 2)
+    for name, tensor in found.items():
+        old = name.replace("encoder.block.2.", "encoder.block.1.")
+        share = 0.5 if name.startswith("decoder.") else 1.0
+        assert torch.equal(tensor, share * base[old]), name
 
 
 def test_lora(program: Program, place: Path) -> None:

@@ -45,7 +45,7 @@ def recipe_from_arguments(
 
 def changed(graph: Graph, parameters: Mapping[str, Any], given: Mapping[str, Any]) -> Graph:
     """The documents with top-level values of the result replaced by those of the command line."""
-    if not parameters and not given:
+    if graph.problem is not None or not (parameters or given):
         return graph
     return replace(graph, recipes=(*graph.parts, _changed(graph.result, parameters, given)))
 

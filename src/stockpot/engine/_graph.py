@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import re
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -47,6 +47,8 @@ def plan_graph(graph: Graph, out: Path, options: Options) -> tuple[Plan, ...]:
 
     Nothing is made: where a merge takes another's result, it is planned from what that result's headers will say.
     """
+    if graph.problem is not None:
+        raise errors.gathered([graph.problem, *_seen_without_a_plan(graph, out, options)])
     plans: list[Plan] = []
     problems: list[errors.StockpotError] = []
     made: dict[str, Source] = {}
@@ -153,13 +155,24 @@ def _resolved(recipe: Recipe, options: Options) -> Job:
     return resolve(recipe, from_file=options.from_file, lenient=options.lenient)
 
 
+def _seen_without_a_plan(graph: Graph, out: Path, options: Options) -> Iterator[errors.StockpotError]:
+    """What parameters and models on this machine show, of recipes that will not be used."""
+    for recipe in graph.recipes:
+        placed = _placed(recipe, graph, out)
+        try:
+            _resolved(placed, options)
+        except errors.StockpotError as error:
+            yield error
+        yield from _not_there(placed, [str(part_of_graph(out, one.name or "")) for one in graph.parts])
+
+
 def _plan(
     recipe: Recipe, out: Path, options: Options, made: Mapping[str, Source], lineage: Mapping[str, object]
 ) -> Plan:
     try:
         job = _resolved(recipe, options)
     except errors.StockpotError as error:
-        raise errors.gathered([error, *_not_there(recipe, made)]) from None
+        raise errors.gathered([error, *_not_there(recipe, [*made])]) from None
     plan = make_plan(
         job,
         open_inputs(job, made, adapters=True),
@@ -172,7 +185,7 @@ def _plan(
     return with_links_told(plan)
 
 
-def _not_there(recipe: Recipe, made: Mapping[str, Source]) -> list[errors.StockpotError]:
+def _not_there(recipe: Recipe, made: Sequence[str]) -> list[errors.StockpotError]:
     """Problems of the models on this machine; a model hub is not asked for a recipe that cannot be used."""
     found: list[errors.StockpotError] = []
     for ref in recipe.refs:

@@ -34,16 +34,26 @@ def _change(
     config: dict[str, Any], stack: Stack, template: int, configs: Mapping[int, Mapping[str, Any]], depth: int
 ) -> None:
     before = stack.counts.get(template)
-    counts_here = any(config.get(key) == before for key in COUNT_KEYS)
+    keys = _count_keys(config, stack.prefix)
+    counts_here = any(config[key] == before for key in keys)
     for key, value in config.items():
         if isinstance(value, dict):
             if depth > 0 and not _is_other(key, stack.prefix):
                 inner = {number: one[key] for number, one in configs.items() if isinstance(one.get(key), Mapping)}
                 _change(value, stack, template, inner, depth - 1)
-        elif key in COUNT_KEYS and value == before and type(value) is int:
+        elif key in keys and value == before:
             config[key] = len(stack.layers)
         elif counts_here and isinstance(value, list) and len(value) == before and "layer" in key:
             config[key] = _gathered(key, value, stack, configs)
+
+
+def _count_keys(config: Mapping[str, Any], prefix: str) -> list[str]:
+    """Keys that count these layers: those of the decoder where it is said apart, and never those of the other."""
+    keys = [key for key in COUNT_KEYS if type(config.get(key)) is int]
+    apart = [key for key in keys if "decoder" in key]
+    if "decoder" in prefix and apart:
+        return apart
+    return [key for key in keys if key not in apart] if "encoder" in prefix else keys
 
 
 def _gathered(key: str, own: Sequence[Any], stack: Stack, configs: Mapping[int, Mapping[str, Any]]) -> list[Any]:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 from stockpot import errors
@@ -17,11 +17,13 @@ DOCUMENTS_CAP = 200
 class Graph:
     """Merges in an order in which each comes after those whose results it takes; the last one is the result.
 
-    ``warnings``: what a lenient reader left out.
+    ``warnings``: what a lenient reader left out. ``problem``: keys that nobody knows, where only they are wrong, and
+    the rest can be looked at too.
     """
 
     recipes: tuple[Recipe, ...]
     warnings: tuple[str, ...] = ()
+    problem: errors.RecipeError | None = None
 
     @property
     def result(self) -> Recipe:
@@ -35,8 +37,18 @@ class Graph:
 
     @classmethod
     def from_file(cls, path: str | Path, *, lenient: bool = False) -> Graph:
-        """Read a file of one or several documents; RecipeError lists every problem of all of them."""
-        return cls.from_yaml(text_of(path), str(path), lenient=lenient)
+        """Read a file of one or several documents; RecipeError lists every problem of all of them.
+
+        Where keys are wrong and nothing else, that is kept as ``problem``, to be told with what its plan finds.
+        """
+        text, source = text_of(path), str(path)
+        try:
+            return cls.from_yaml(text, source, lenient=lenient)
+        except errors.RecipeError as error:
+            try:
+                return replace(cls.from_yaml(text, source, lenient=True), problem=error)
+            except errors.RecipeError:
+                raise error from None
 
     @classmethod
     def from_yaml(cls, text: str, source: str = "recipe", *, lenient: bool = False) -> Graph:
