@@ -22,6 +22,7 @@ COMMANDS = (
     "geometry",
     "landscape",
     "barrier",
+    "collect",
     "methods",
     "demo",
 )

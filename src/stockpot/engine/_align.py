@@ -11,11 +11,11 @@ from stockpot.checkpoint import NAME_CAP, TensorInfo, itemsize, ties_words
 from stockpot.engine._job import Job, split_rename
 from stockpot.engine._names import missing_error, rename_hints, tied_head
 from stockpot.engine._settings import Settings
-from stockpot.engine._slots import Action, Decision, Inputs, Slot, View, slot_of, source_path
+from stockpot.engine._slots import Action, Decision, Inputs, Slot, SlotStatistic, View, slot_of, source_path
 from stockpot.engine._stretches import Stack, Stretch, scope_of, stretches_of, whole
 from stockpot.engine._watch import Watch
 
-__all__ = ["Action", "Alignment", "Decision", "Inputs", "Slot", "align", "source_path"]
+__all__ = ["Action", "Alignment", "Decision", "Inputs", "Slot", "SlotStatistic", "align", "renamed", "source_path"]
 
 
 @dataclass(frozen=True)
@@ -37,7 +37,7 @@ class Alignment:
 
 def align(job: Job, inputs: Inputs) -> Alignment:
     """Decide what becomes of each tensor; raises AlignmentError with every problem at once."""
-    views, aliases, untied = _tied_views(_renamed(job, inputs), inputs)
+    views, aliases, untied = _tied_views(renamed(job, inputs), inputs)
     stacks: list[Stack] = []
     if job.is_plain:
         stretches = [whole(job, inputs, views)]
@@ -141,7 +141,7 @@ def _outside(job: Job, inputs: Inputs, views: Sequence[View], aliases: Mapping[s
     return rest
 
 
-def _renamed(job: Job, inputs: Inputs) -> list[dict[str, TensorInfo]]:
+def renamed(job: Job, inputs: Inputs) -> list[dict[str, TensorInfo]]:
     """Every name of each input (further names of the same bytes too), after ``--rename``."""
     rules = [split_rename(text) for text in job.recipe.policies.rename]
     highest = len(inputs.models)

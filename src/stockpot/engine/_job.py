@@ -132,8 +132,7 @@ def _granularity_problems(recipe: Recipe, method: Method) -> list[errors.Stockpo
 
 def _values(valued: Valued, section: Section) -> dict[str, object]:
     """Of no tensor in particular: where they vary, what no filter takes, at the first layer."""
-    members = len(section.members)
-    return valued.checked(valued.at(section, "", [""] * members, 0.0), members)
+    return valued.checked(valued.at(section, "", [""] * len(section.members), 0.0), section)
 
 
 def _stated(recipe: Recipe, method: Method, sections: Sequence[Section]) -> Recipe:

@@ -4,10 +4,12 @@ from __future__ import annotations
 
 from collections.abc import Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 from stockpot import errors
 from stockpot.engine._sections import Section
+from stockpot.engine._switches import SWITCHES, read_switches
 from stockpot.methods import Method, Parameter, all_methods, check_value
 from stockpot.recipe import IGNORED_PARAMETERS, Recipe, Setting, cases_of, is_constant, scalars_of, value_at
 
@@ -16,20 +18,17 @@ _OF_GROUPS = ("granularity", "block_regex")
 
 def known_alone(recipe: Recipe, method: Method, *, from_file: bool, lenient: bool) -> tuple[Recipe, list[str]]:
     """Take foreign and misplaced parameters out; say so once each. All unknown ones are told at once."""
-    warnings: list[str] = []
+    recipe, warnings = read_switches(recipe, method)
     unknown: list[errors.StockpotError] = []
     known = method.parameters
-    elsewhere = {name for other in all_methods().values() for name in other.parameters}
+    elsewhere = {name for other in all_methods().values() for name in other.parameters}.union(SWITCHES)
     granularity, rank = recipe.granularity, recipe.rank
 
     def keep(parameters: Mapping[str, Any], where: str) -> dict[str, Any]:
         nonlocal granularity, rank
         kept = {}
         for name, value in parameters.items():
-            if name == "filter_wise" and method.granularity is not None:
-                granularity = granularity or ("row" if value is True else None)
-                warnings.append("filter_wise means granularity row here: an output channel, dim 0")
-            elif name == "granularity" and method.granularity is not None:
+            if name == "granularity" and method.granularity is not None:
                 granularity = granularity or str(value)
             elif name == "block_regex" and name in known and where:
                 unknown.append(
@@ -188,13 +187,28 @@ class Valued:
             values[key] = default if value is None else value
         return values
 
-    def checked(self, values: Mapping[str, object], models: int) -> dict[str, object]:
-        """The same values in their declared types."""
-        known = self.method.parameters
-        return {
-            name: value if value is known[name].default else check_value(self.method.name, known[name], value, models)
-            for name, value in values.items()
-        }
+    def checked(self, values: Mapping[str, object], section: Section) -> dict[str, object]:
+        """The same values in their declared types; where one names a model, its place among the section's."""
+        found: dict[str, object] = {}
+        for name, value in values.items():
+            known = self.method.parameters[name]
+            if value is not known.default:
+                value = check_value(self.method.name, known, value, len(section.members))
+            found[name] = self._place(name, value, section) if known.of_model else value
+        return found
+
+    def _place(self, parameter: str, value: object, section: Section) -> int:
+        """From 0, of the model of that number from 1, that was typed so, or whose path alone ends so; -1 for none."""
+        if value is None:
+            return -1
+        name, models = str(value), [member.ref for member in section.members]
+        if name.isdecimal() and 1 <= int(name) <= len(models):
+            return int(name) - 1
+        same = [place for place, model in enumerate(models) if model == name]
+        same = same or [place for place, model in enumerate(models) if Path(model).name == name]
+        if len(same) != 1:
+            raise errors.unknown_name(f"model ({parameter} of {self.method.name})", name, models)
+        return same[0]
 
 
 def _first(key: str, levels: Sequence[Mapping[str, Setting]], name: str, place: float) -> Any:

@@ -13,12 +13,15 @@ import xxhash
 from stockpot import errors
 from stockpot._version import __version__
 from stockpot.adapters import adapted, open_source, read_adapter
-from stockpot.checkpoint import CONFIG, Layout, Source, nbytes, plan_layout, together
+from stockpot.checkpoint import CONFIG, Layout, OutFile, Source, nbytes, plan_layout, together
 from stockpot.engine._adapters import alignment_of, as_adapters, require_models
-from stockpot.engine._align import Alignment, Inputs, Slot, align
+from stockpot.engine._align import Alignment, Inputs, Slot
+from stockpot.engine._beside import beside
 from stockpot.engine._budget import ALIGNMENT, Budget, fit
 from stockpot.engine._job import Job
 from stockpot.engine._side_files import links_elsewhere, side_files
+from stockpot.engine._statistics import aligned, statistics_bytes, with_statistics
+from stockpot.engine._vocabulary import in_one_vocabulary, with_rows_told, without_tokenizer
 from stockpot.engine._watch import grouping
 from stockpot.kernels import is_compiled
 
@@ -61,6 +64,8 @@ class Plan:
     bytes_read: int
     warnings: tuple[str, ...]
     story: Story | None = None
+    beside: OutFile | None = None
+    """What the method writes beside the weights."""
     lineage: Mapping[str, object] = field(default_factory=dict)
     """How inputs that were made for this merge were made, by where they are."""
 
@@ -94,13 +99,16 @@ class Plan:
     def peak_memory_bytes(self) -> int:
         """Foreseen peak of the process."""
         needs_torch = self.is_pickled or self.budget.device != "cpu" or not is_compiled()
-        return PROCESS_BYTES + TORCH_BYTES * needs_torch + self.budget.total_bytes + self._working_bytes
+        merging = self.budget.total_bytes + self._working_bytes
+        planning = self.inputs.vocabulary.reading_bytes if self.inputs.vocabulary is not None else 0
+        return PROCESS_BYTES + TORCH_BYTES * needs_torch + max(merging, planning)
 
     @property
     def _working_bytes(self) -> int:
         """What sources keep, and strided tensors gathered whole: window and result, of two that follow one another."""
         sizes = [sum(i.nbytes + i.size_bytes for _, i in slot.sources if i.strides is not None) for slot in self.slots]
-        return 2 * max(sizes, default=0) + sum(source.working_bytes for source in self.inputs.checkpoints)
+        working = sum(source.working_bytes for source in self.inputs.checkpoints)
+        return 2 * max(sizes, default=0) + working + self.budget.workers * statistics_bytes(self.slots)
 
     @property
     def key(self) -> str:
@@ -115,6 +123,7 @@ class Plan:
             ],
             "files": [(file.name, file.size) for file in self.layout.files],
             "one_file": self.is_one_file,
+            **({"vocabulary": found.digest} if (found := self.inputs.vocabulary) is not None else {}),
             "device": self.budget.device.split(":")[0],
             "versions": [__version__, importlib.metadata.version("torch")],
         }
@@ -175,7 +184,7 @@ def open_inputs(job: Job, opened: Mapping[str, Source] | None = None, *, adapter
         require_models(sources)
     elif (merged := as_adapters(job, sources[0] if found.has_base else None, models)) is not None:
         return Inputs((merged,), False, merged, found)
-    return found
+    return with_statistics(job, found)
 
 
 def _opened(refs: Sequence[str], known: Mapping[str, Source]) -> tuple[Source, ...]:
@@ -212,18 +221,25 @@ def make_plan(
     lineage: Mapping[str, object] | None = None,
 ) -> Plan:
     """Decide everything about a merge from headers; raises InputError kinds. Cost: linear in the tensor count."""
-    alignment = align(job, inputs) if inputs.adapters is None else alignment_of(job, inputs)
+    inputs = in_one_vocabulary(job, inputs)
+    alignment = aligned(job, inputs) if inputs.adapters is None else alignment_of(job, inputs)
+    alignment = with_rows_told(inputs, alignment)
     slots = alignment.slots
     if not slots:
         raise errors.AlignmentError("there is nothing to write: no tensor is common", remedy="check the inputs")
     groups = make_groups(job, slots)
     if job.table is not None:
         _check_table(job.table, [group.name for group in groups])
+    further = beside(job, alignment.settings, [slots[number] for group in groups for number in group.slots])
     budget = fit(job, slots, alignment.settings, memory=memory, workers=workers, device=device)
     one_file = is_one_file(out)
     if one_file and inputs.adapters is not None:
         raise errors.OutputError(
             "an adapter needs its configuration beside it", file=str(out), remedy="name a folder as --out"
+        )
+    if one_file and further is not None:
+        raise errors.OutputError(
+            f"{job.method.name} writes a file beside the model", file=str(out), remedy="name a folder as --out"
         )
     template = inputs.checkpoints[alignment.template]
     layout = plan_layout(
@@ -250,16 +266,23 @@ def make_plan(
             *job.warnings,
             *dict.fromkeys(note for source in inputs.checkpoints for note in source.notes),
             *alignment.notes,
-            *([] if one_file else _lost_configuration(inputs, alignment)),
+            *(without_tokenizer(inputs) if one_file else _lost_configuration(inputs, alignment)),
         ),
         story,
+        further,
         lineage or {},
     )
 
 
 def with_links_told(plan: Plan) -> Plan:
     """The plan, with a warning where it copies side files that are links to what nobody named."""
-    links = {} if plan.is_one_file else links_elsewhere(plan.template, plan.inputs.given.checkpoints)
+    copied = {} if plan.is_one_file else side_files(plan.template)
+    folders = [source.folder for source in plan.inputs.given.checkpoints if source.folder is not None]
+    if (vocabulary := plan.inputs.vocabulary) is not None and not plan.is_one_file:
+        copied = {name: path for name, path in copied.items() if not vocabulary.is_replaced(name)}
+        copied |= vocabulary.copied()
+        folders += [path.parent for path in vocabulary.copied().values()]
+    links = links_elsewhere(copied, folders)
     if not links:
         return plan
     shown = ", ".join(f"{name} -> {end}" for name, end in [*links.items()][:LINKS_SHOWN])
@@ -373,7 +396,7 @@ def disk_needed(plan: Plan) -> int:
     side = 0 if plan.is_one_file else sum(path.stat().st_size for path in side_files(plan.template).values())
     most = max(len(slot.sources) for slot in plan.slots)
     grams = 8 * sum(max(group.rows, 1) for group in plan.groups) * (max(len(plan.job.models) + 1, most) + 1) ** 2 // 2
-    records = 600 * len(plan.slots)
+    records = 600 * len(plan.slots) + (plan.beside.size if plan.beside is not None else 0)
     return plan.bytes_written + side + (grams if plan.job.method.uses_gram else 0) + records + (1 << 20)
 
 

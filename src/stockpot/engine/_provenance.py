@@ -57,6 +57,7 @@ def provenance(plan: Plan, records: Records) -> dict[str, Any]:
         **({} if plan.job.is_even else {"settings": [dict(values) for values in plan.alignment.settings]}),
         **({"made_from": dict(plan.lineage)} if plan.lineage else {}),
         **({"chosen": dict(plan.story.record)} if plan.story is not None else {}),
+        **({"vocabulary": dict(found.record)} if (found := plan.inputs.vocabulary) is not None else {}),
         **({"lost": loss.data()} if (loss := rank_loss(plan)) is not None else {}),
         "groups": {name: settings.get(name, {}) | record.data() for name, record in sorted(records.groups.items())},
         "tensors": {

@@ -45,7 +45,7 @@ class Settings:
         number = self._numbers.get(key)
         if number is None:
             try:
-                checked = job.valued.checked(values, len(section.members))
+                checked = job.valued.checked(values, section)
                 job.require_answer(section, checked)
             except errors.StockpotError as error:
                 error.tensor = error.tensor or name

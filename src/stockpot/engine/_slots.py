@@ -3,13 +3,17 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
-from typing import Literal
+from dataclasses import dataclass, replace
+from typing import TYPE_CHECKING, Literal
 
 from stockpot import errors
 from stockpot.adapters import AdapterSum
 from stockpot.checkpoint import EMBEDDINGS, HEADS, Source, TensorInfo, is_mergeable, widest
 from stockpot.engine._job import Job
+from stockpot.methods import Statistic
+
+if TYPE_CHECKING:
+    from stockpot.vocabulary import Vocabulary
 
 View = Mapping[str, TensorInfo]
 Action = Literal["merge", "mix", "same"]
@@ -25,6 +29,15 @@ class Decision:
     tensor: str
     policy: str
     action: str
+
+
+@dataclass(frozen=True, slots=True)
+class SlotStatistic:
+    """Where the values of a model's tensor are, and what is said of them."""
+
+    source: tuple[int, TensorInfo]
+    streamed: bool
+    about: Statistic
 
 
 @dataclass(frozen=True, slots=True)
@@ -45,11 +58,19 @@ class Slot:
     """Whether NaN and Inf in it are refused; not where the user left the tensor out of the merge."""
     setting: int = 0
     """Which of the alignment's ``settings`` are its method's parameters."""
+    statistics: tuple[SlotStatistic, ...] = ()
+    """What data say of the tensor, one for each model; those that are streamed stand behind ``sources`` too."""
+
+    @property
+    def models(self) -> int:
+        """How many of its sources are checkpoints, the base among them."""
+        return len(self.sources) - sum(one.streamed for one in self.statistics)
 
 
 @dataclass(frozen=True)
 class Inputs:
-    """The opened checkpoints: ``checkpoints[0]`` is the base where there is one, then the models in order."""
+    """The opened checkpoints: ``checkpoints[0]`` is the base where there is one, then the models in order, then the
+    files of ``statistics``, as many as it says."""
 
     checkpoints: tuple[Source, ...]
     has_base: bool
@@ -57,6 +78,14 @@ class Inputs:
     """Where adapters are merged: what they become, the one checkpoint."""
     originals: Inputs | None = None
     """Where adapters are merged: they themselves."""
+    vocabulary: Vocabulary | None = None
+    """Where a recipe speaks of tokenizers or chat templates: what comes of it."""
+    statistics: int = 0
+
+    @property
+    def merged(self) -> Inputs:
+        """Without the statistics."""
+        return replace(self, checkpoints=self.checkpoints[: len(self.checkpoints) - self.statistics], statistics=0)
 
     @property
     def given(self) -> Inputs:
@@ -64,7 +93,9 @@ class Inputs:
         return self.originals or self
 
     def role(self, number: int) -> str:
-        """base or model."""
+        """base, model or statistics."""
+        if number >= len(self.checkpoints) - self.statistics:
+            return "statistics"
         return "base" if self.has_base and number == 0 else "model"
 
     @property
@@ -75,7 +106,7 @@ class Inputs:
     @property
     def models(self) -> range:
         """Numbers of the models."""
-        return range(self.first_model, len(self.checkpoints))
+        return range(self.first_model, len(self.checkpoints) - self.statistics)
 
 
 def slot_of(
@@ -227,7 +258,8 @@ def _require_shapes(job: Job, inputs: Inputs, name: str, infos: Mapping[int, Ten
             file=source_path(inputs, number, info),
             expected=f"{list(kept)} as in {inputs.checkpoints[first].ref}",
             got=f"{list(info.shape)}",
-            remedy="--mismatch first takes the first model's, with its tokenizer, unmerged; --mismatch base the base's"
+            remedy="a recipe with tokenizer_source (union, base or a model) brings them to one; "
+            "--mismatch first takes the first model's, with its tokenizer, unmerged; --mismatch base the base's"
             if is_vocabulary
             else "--mismatch base|first takes it unmerged, --exclude leaves it as the template has it",
         )

@@ -8,9 +8,16 @@ from stockpot.recipe._parts import Mismatch, Missing, ModelEntry, Module, Polici
 from stockpot.recipe._recipe import IGNORED_PARAMETERS, Recipe, Ref
 from stockpot.recipe._settings import EVERYTHING, Setting, cases_of, is_constant, scalars_of, value_at
 from stockpot.recipe._sizes import parse_size
+from stockpot.recipe._tokenizer import AUTO, CHAT_TEMPLATES, ModelToken, Tokenizer, TokenSource, ZeroToken
 from stockpot.recipe._yaml import NODES_CAP, SIZE_CAP, YAML_ERRORS
 
 __all__ = [
+    "AUTO",
+    "CHAT_TEMPLATES",
+    "ModelToken",
+    "TokenSource",
+    "Tokenizer",
+    "ZeroToken",
     "EVERYTHING",
     "IGNORED_PARAMETERS",
     "Graph",

@@ -12,17 +12,16 @@ from pathlib import Path
 from typing import Annotated, Any, Literal
 
 import yaml
-from pydantic import BeforeValidator, Field, ValidationError, model_validator
+from pydantic import BaseModel, BeforeValidator, Field, ValidationError, model_validator
 
 from stockpot import errors
 from stockpot.recipe._parts import ModelEntry, Module, Override, Policies, Slice, SliceSource, Strict
 from stockpot.recipe._problems import in_order, key_problem, value_problem
 from stockpot.recipe._ref import ModelRef
 from stockpot.recipe._settings import Parameters
+from stockpot.recipe._tokenizer import ChatTemplate, Tokenizer, tokenizer_owner
 from stockpot.recipe._yaml import SIZE_CAP, load_yaml
 
-LATER_KEYS = ("tokenizer", "tokenizer_source", "chat_template")
-"""Keys of the field's format that this version knows but does not serve."""
 IGNORED_PARAMETERS = ("int8_mask",)
 """Memory switches of other tools: accepted, without effect."""
 NAME = r"[A-Za-z0-9][A-Za-z0-9._-]{0,99}"
@@ -69,6 +68,21 @@ class Recipe(Strict):
     allow_nonfinite: bool = False
     name: Annotated[str, Field(pattern=f"^{NAME}$")] | None = None
     """What other documents of the same file call its result."""
+    tokenizer: Tokenizer | None = None
+    tokenizer_source: Annotated[str, Field(min_length=1)] | None = None
+    """The short form of ``tokenizer``: its source alone."""
+    chat_template: ChatTemplate | None = None
+
+    @model_validator(mode="after")
+    def _one_tokenizer(self) -> Recipe:
+        if self.tokenizer is not None and self.tokenizer_source is not None:
+            raise ValueError("tokenizer and tokenizer_source exclude each other")
+        return self
+
+    @property
+    def output_tokenizer(self) -> Tokenizer | None:
+        """What either form says of the output's tokenizer; None: the tokenizers are not looked at."""
+        return self.tokenizer or (Tokenizer(source=self.tokenizer_source) if self.tokenizer_source else None)
 
     @model_validator(mode="after")
     def _one_kind(self) -> Recipe:
@@ -203,8 +217,7 @@ def read(data: object, *, lenient: bool = False) -> tuple[Recipe | None, list[st
     """(recipe, problems, warnings) of a map of plain values; ``lenient``: unknown keys are left out and warned of."""
     if not isinstance(data, dict):
         return None, [f"a recipe is a map of keys to values, got {type(data).__name__}"], []
-    problems = [f"{key} is not served by this version" for key in LATER_KEYS if key in data]
-    data = {key: value for key, value in data.items() if key not in LATER_KEYS}
+    problems: list[str] = []
     warnings: list[str] = []
     try:
         return Recipe.model_validate(data), problems, warnings
@@ -235,5 +248,7 @@ def _problem(entry: Any) -> str:
     path = entry["loc"]
     if entry["type"] != "extra_forbidden":
         return value_problem(entry)
-    owner = next((_PARTS[key] for key in reversed(path[:-1]) if key in _PARTS), Recipe)
+    owner: type[BaseModel] = next((_PARTS[key] for key in reversed(path[:-1]) if key in _PARTS), Recipe)
+    if path[0] == "tokenizer" and len(path) > 1:
+        owner = tokenizer_owner(path)
     return key_problem(path, owner, _HOMES)
