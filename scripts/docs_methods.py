@@ -9,6 +9,7 @@ from typing import Any
 import yaml
 
 from stockpot.methods import Method, Parameter, all_methods
+from stockpot.methods._base import ONE_MODEL
 
 SHOWN: dict[str, Any] = {"weight": 0.5, "density": 0.5, "t": 0.5, "select_topk": 0.5, "scale": 0.5}
 """Values of the examples for parameters that an example should state, required or not."""
@@ -24,7 +25,7 @@ FAMILIES = {
 BASES = {
     "required": "required: the task vectors are differences from it",
     "optional": "optional: with one, the method works on the differences from it",
-    "member": "one of the two inputs, at t = 0; or two models and no base",
+    "member": "one of the two inputs, the first; or two models and no base",
     "unused": "none; a `--base` serves as template alone",
 }
 
@@ -46,7 +47,15 @@ def method_page(method: Method) -> str:
         lines += ["| parameter | type | default |", "|---|---|---|"]
         lines += [_row(parameter, method) for parameter in method.parameters.values()]
         lines.append("")
-    lines += ["## Example", "", "```console", f"$ {command(method)}", "```", "", "```yaml", recipe(method), "```", ""]
+    lines += [
+        "## Example",
+        "",
+        "```console",
+        *(f"$ {one}" for one in [*collecting(method), command(method)]),
+        "```",
+        "",
+    ]
+    lines += ["```yaml", recipe(method), "```", ""]
     lines += ["Generated from the method's signature and docstring by `make docs`. [All methods](../methods.md)"]
     return "\n".join(lines) + "\n"
 
@@ -80,10 +89,22 @@ def index_page() -> str:
     return "\n".join(lines) + "\n"
 
 
+def collecting(method: Method) -> list[str]:
+    """The commands that make the files that a method takes beside the models."""
+    if method.statistics is None:
+        return []
+    return [
+        f"stockpot collect {method.statistics.kind} {model} --data {model}.jsonl --out {_file(method, model)}"
+        for model in _names(method)
+    ]
+
+
 def command(method: Method) -> str:
     """The example as a command."""
     models, settings = _names(method), _settings(method)
     words = ["stockpot merge", f"--method {method.name}", *(["--base base"] if _has_base(method) else []), *models]
+    if method.statistics is not None:
+        words.append(f"--set '{method.statistics.parameter}=[{', '.join(_file(method, model) for model in models)}]'")
     for name, value in settings.items():
         per_model = method.parameters[name].per_model and len(models) > 1
         text = f"[{', '.join([str(value)] * len(models))}]" if per_model else str(value)
@@ -99,10 +120,19 @@ def recipe(method: Method) -> str:
     data: dict[str, Any] = {"merge_method": method.name}
     if _has_base(method):
         data["base_model"] = "base"
-    data["models"] = [{"model": name, **({"parameters": dict(own)} if own else {})} for name in _names(method)]
+    data["models"] = []
+    for model in _names(method):
+        stated = {**({method.statistics.parameter: _file(method, model)} if method.statistics else {}), **own}
+        data["models"].append({"model": model, **({"parameters": stated} if stated else {})})
     if shared:
         data["parameters"] = shared
     return str(yaml.safe_dump(data, sort_keys=False)).rstrip()
+
+
+def _file(method: Method, model: str) -> str:
+    """What was collected of a model."""
+    assert method.statistics is not None
+    return f"{model}-{method.statistics.kind}.safetensors"
 
 
 def _has_base(method: Method) -> bool:
@@ -126,6 +156,7 @@ def _models(method: Method) -> str:
 
 def _row(parameter: Parameter, method: Method) -> str:
     sort = " \\| ".join(f"`{one}`" for one in parameter.choices) if parameter.choices else parameter.kind.__name__
+    sort = ONE_MODEL if parameter.of_model else sort
     default = parameter.default[0] if isinstance(parameter.default, tuple) else parameter.default
     shown = "required" if parameter.required else "none" if default is None else f"`{str(default).lower()}`"
     if parameter.name in method.recipe_required:

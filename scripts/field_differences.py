@@ -111,7 +111,7 @@ def _means(runs: Runs) -> str:
     if runs[0] is None:
         return REFUSED
     means = (runs[0]["w"] / ROWS).mean(0)
-    return f"{float(means[0]):.2f} and {float(means[-1]):.2f}"
+    return f"{float(means[0]):.1f} and {float(means[-1]):.1f}"
 
 
 def _same(runs: Runs) -> str:

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 from stockpot import engine, errors
 from stockpot.adapters import open_source
 from stockpot.checkpoint import Source
-from stockpot.recipe import Mismatch, Missing, Recipe, Ref, build_recipe, parse_size
+from stockpot.recipe import Graph, Mismatch, Missing, Recipe, Ref, build_recipe, parse_size
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -41,33 +41,35 @@ def plan(
     memory: str | int = DEFAULT_MEMORY,
     workers: int | None = None,
     device: str = "cpu",
+    lenient: bool = False,
 ) -> engine.Plan:
     """Decide everything about a merge from the headers of its inputs; nothing is written.
 
     Arguments: ``recipe``, a Recipe or the path of one; ``out``, where the result would go; ``memory``, the bound on
-    our buffers; ``workers``, threads (default: the cores, at most 8); ``device``: cpu, cuda, cuda:N or auto.
-    Returns the frozen plan. Raises InputError kinds: everything that headers can tell is told here.
+    our buffers; ``workers``, threads (default: the cores, at most 8); ``device``: cpu, cuda, cuda:N or auto;
+    ``lenient``: what nobody knows in a recipe is left out with a warning, instead of refused.
+    Returns the frozen plan, of a file of several documents that of its result. Raises InputError kinds: everything that
+    headers can tell is told here, all of it at once.
     Cost: headers only, linear in the number of tensors; torch is not loaded.
     """
-    if isinstance(recipe, Recipe):
-        return make(recipe, from_file=False, out=out, memory=memory, workers=workers, device=device)
-    return make(Recipe.from_file(recipe), from_file=True, out=out, memory=memory, workers=workers, device=device)
+    graph, options = _read(recipe, memory=memory, workers=workers, device=device, lenient=lenient)
+    return engine.plan_graph(graph, Path(out).expanduser(), options)[-1]
 
 
-def make(
-    recipe: Recipe, *, from_file: bool, out: Ref, memory: str | int, workers: int | None, device: str
-) -> engine.Plan:
-    """``plan`` for a recipe already read; ``from_file``: hold it to what the field's recipes must state."""
-    job = engine.resolve(recipe, from_file=from_file)
-    made = engine.make_plan(
-        job,
-        engine.open_inputs(job, adapters=True),
-        Path(out).expanduser(),
-        memory=parse_size(memory),
-        workers=workers,
-        device=engine.choose_device(device),
-    )
-    return engine.with_links_told(made)
+def _read(
+    recipe: Recipe | str | Path, *, memory: str | int, workers: int | None, device: str, lenient: bool
+) -> tuple[Graph, engine.Options]:
+    """A recipe, or the documents of a file; a file is held to what the field's recipes must state."""
+    is_file = not isinstance(recipe, Recipe)
+    graph = Graph((recipe,)) if isinstance(recipe, Recipe) else Graph.from_file(recipe, lenient=lenient)
+    return graph, make_options(memory=memory, workers=workers, device=device, from_file=is_file, lenient=lenient)
+
+
+def make_options(
+    *, memory: str | int, workers: int | None, device: str, from_file: bool, lenient: bool = False
+) -> engine.Options:
+    """How plans are made: the words of a call as numbers."""
+    return engine.Options(parse_size(memory), workers, engine.choose_device(device), from_file, lenient)
 
 
 def merge(
@@ -93,13 +95,15 @@ def merge(
     seed: int = 0,
     overwrite: bool = False,
     resume: bool = True,
+    lenient: bool = False,
     progress: engine.Progress | None = None,
 ) -> engine.MergeResult:
     """Merge checkpoints on disk into a new one.
 
     Arguments: ``method``, the name of a method (``stockpot methods`` lists them), or a Recipe, or the path of a recipe
-    file (then only ``out``, ``device``, ``memory``, ``workers``, ``overwrite``, ``resume`` and ``progress`` may be
-    given); ``base`` and ``models``: folders, files or Hub ids; ``out``: a folder, or one ``.safetensors`` or ``.pt``
+    file (then only ``out``, ``device``, ``memory``, ``workers``, ``overwrite``, ``resume``, ``lenient`` and
+    ``progress`` may be given; the results of its other documents are kept in ``OUT.parts``);
+    ``base`` and ``models``: folders, files or Hub ids; ``out``: a folder, or one ``.safetensors`` or ``.pt``
     file; ``parameters`` of the method, a list for one value per model; the rest as on the command line.
     Returns a MergeResult. Raises InputError kinds before anything is written, RunError kinds if it broke midway (the
     same call then goes on from there). Cost: each input is read once (twice where a tensor of all inputs does not fit
@@ -139,8 +143,15 @@ def merge(
             allow_nonfinite=allow_nonfinite,
             seed=seed,
         )
-    made = plan(recipe, out=out, memory=memory, workers=workers, device=device)
-    return engine.write(made, overwrite=overwrite, resume=resume, progress=progress)
+    graph, options = _read(recipe, memory=memory, workers=workers, device=device, lenient=lenient)
+    plans = engine.plan_graph(graph, Path(out).expanduser(), options)
+    engine.check_output(plans[-1], overwrite=overwrite)
+
+    def write(made: engine.Plan, is_part: bool) -> engine.MergeResult:
+        return engine.write(made, overwrite=overwrite or is_part, resume=resume, progress=progress)
+
+    found: engine.MergeResult = engine.carry_out(plans, options, write, lambda _: None)
+    return found
 
 
 def merge_state_dicts(

@@ -376,6 +376,17 @@ class Stopped(StockpotError):
         self.exit_code = exit_code
 
 
+def gathered(found: Sequence[StockpotError]) -> StockpotError:
+    """One error for several: the first, and a line for each of the others.
+
+    >>> gathered([UsageError("a"), UsageError("b")]).lines()
+    ['a', '  b']
+    """
+    first, *rest = found
+    first.problems = (*first.problems, *(line for one in rest for line in (one.line(), *one.problems)))
+    return first
+
+
 def _rebuilt(kind: type[StockpotError], parts: dict[str, object]) -> StockpotError:
     solid = next(base for base in (OSError, ImportError, Exception) if issubclass(kind, base))
     error: StockpotError = solid.__new__(kind)  # a builtin kind has a memory layout of its own

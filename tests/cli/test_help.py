@@ -13,6 +13,7 @@ from ._kitchen import Kitchen, Program
 
 COMMANDS = (
     "merge",
+    "check",
     "verify",
     "soup",
     "wise-ft",

@@ -29,6 +29,14 @@ def test_our_answer_is_the_one_told(name: str) -> None:
     assert field_differences.ours(CASES[name]) == FOUND["ours"].get(name)
 
 
+def test_recipes_are_counted() -> None:
+    """As many as there are in the files that the page names."""
+    tests = PAGE.parents[1] / "tests"
+    page = PAGE.read_text("utf-8")
+    assert f"[{len(json.loads((tests / 'methods' / 'field.json').read_text())['cases'])} recipes]" in page
+    assert f"[{len(json.loads((tests / 'models' / 'field_recipes.json').read_text())['recipes'])} recipes]" in page
+
+
 def test_the_options_are_there() -> None:
     """Every option of ours that the page names is one."""
     group: Any = typer.main.get_command(app)

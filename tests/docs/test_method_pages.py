@@ -44,10 +44,16 @@ def test_the_example_runs(name: str, tmp_path: Path, monkeypatch: pytest.MonkeyP
         step = 0.0 if model == "base" else 0.1 * torch.randn(8, 6, generator=generator)
         safetensors.torch.save_file({"layer.0.weight": base + step}, tmp_path / model / "model.safetensors")
     page = (DOCS / "methods" / f"{name}.md").read_text("utf-8")
-    (command,) = re.findall(r"```console\n\$ stockpot (.*)\n```", page)
+    (commands,) = re.findall(r"```console\n(.*?)```", page, re.DOTALL)
+    *collecting, merging = (shlex.split(line)[2:] for line in commands.splitlines())
+    for line in collecting:
+        assert line[:2] == ["collect", line[1]]
+        assert line[2] == line[line.index("--data") + 1].removesuffix(".jsonl")
+        values = torch.eye(6, dtype=torch.float64) if line[1] == "inputs" else torch.rand(8, 6, generator=generator)
+        safetensors.torch.save_file({"layer.0.weight": values}, line[line.index("--out") + 1])
     (recipe,) = re.findall(r"```yaml\n(.*?)```", page, re.DOTALL)
     (tmp_path / "recipe.yaml").write_text(recipe, "utf-8")
-    assert main(shlex.split(command)) == 0
+    assert main(merging) == 0
     assert main(["merge", "recipe.yaml", "--out", "again", "--quiet"]) == 0
     merged, again = (Path(out, "model.safetensors").read_bytes() for out in ("merged", "again"))
     assert safetensors.torch.load(merged)["layer.0.weight"].shape == (8, 6)
@@ -60,4 +66,9 @@ def test_which_method_names_methods() -> None:
     taken = [row.split("|")[2] for row in re.findall(r"^\|.*\|$", page, re.MULTILINE)]
     named = {name for cell in taken for name in re.findall(r"`([a-z_]+)`", cell)}
     assert {"linear", "model_stock", "slerp"} < named
-    assert named <= {name for names in docs_methods.FAMILIES.values() for name in names}
+    assert named <= set(METHODS)
+
+
+def test_every_method_has_a_family() -> None:
+    """The index puts each under one heading."""
+    assert sorted(name for names in docs_methods.FAMILIES.values() for name in names) == sorted(METHODS)

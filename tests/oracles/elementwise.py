@@ -122,12 +122,6 @@ def della(base, models, weight, density, epsilon, uniforms, elect=True, normaliz
     return added(base, left, weight, scale, normalize, elect)
 
 
-def spreads(deltas):
-    """N^2 times the variance over the models, element by element, as fractions: what is equal is equal."""
-    columns = zip(*(map(Fraction, delta.ravel().tolist()) for delta in deltas), strict=True)
-    return [len(column) * sum(one * one for one in column) - sum(column) ** 2 for column in columns]
-
-
 def variances(deltas):
     """Over the models, times a number, exactly, and then as ranks: what rounding makes different is not."""
     found = []
@@ -146,11 +140,11 @@ def sce(base, models, select_topk=1.0):
     """
     deltas = [model - base for model in models]
     if select_topk < 1:
-        spread = spreads(deltas)
-        count = kept_count(select_topk, sum(one > 0 for one in spread))
-        chosen = np.zeros(base.size, dtype=bool)
-        chosen[sorted(range(base.size), key=lambda place: (-spread[place], place))[:count]] = True
-        deltas = [np.where(chosen.reshape(base.shape), delta, 0.0) for delta in deltas]
+        spread = variances(deltas)
+        count = kept_count(select_topk, np.count_nonzero(spread))
+        chosen = np.zeros(spread.size, dtype=bool)
+        chosen[np.argsort(-spread.ravel(), kind="stable")[:count]] = True
+        deltas = [np.where(chosen.reshape(spread.shape), delta, 0.0) for delta in deltas]
     squares = [math.fsum((delta * delta).ravel()) for delta in deltas]
     total = math.fsum(squares)
     weight = [one / total if total else 0.0 for one in squares]
@@ -194,9 +188,9 @@ def ram(base, models, epsilon=1e-5, r=0.0, alpha=0.0):
     deltas = [model - base for model in models]
     masks = [np.abs(delta) > epsilon for delta in deltas]
     users = sum(mask.astype(int) for mask in masks)
-    result = np.array(base)
+    total = np.zeros(base.shape)
     for delta, mask in zip(deltas, masks, strict=True):
         own, shared = mask & (users == 1), mask & (users > 1)
         scale = 1 + r * min(alpha, shared.sum() / own.sum()) if own.any() else 1.0
-        result = result + np.where(own, scale * delta, 0.0) + np.where(shared, delta / np.maximum(users, 1), 0.0)
-    return result
+        total = total + np.where(own, scale * delta, 0.0) + np.where(shared, delta, 0.0)
+    return base + total / np.maximum(users, 1)

@@ -1,6 +1,6 @@
 """LoRA adapters: a base and an adapter as one checkpoint, and several adapters as one."""
 
-from stockpot.adapters._adapted import AdaptedCheckpoint
+from stockpot.adapters._adapted import AdaptedCheckpoint, adapted
 from stockpot.adapters._open import open_source
 from stockpot.adapters._peft import Adapter, is_adapter, read_adapter
 from stockpot.adapters._sum import AdapterSum, Loss
@@ -10,6 +10,7 @@ __all__ = [
     "Adapter",
     "AdapterSum",
     "Loss",
+    "adapted",
     "is_adapter",
     "open_source",
     "read_adapter",

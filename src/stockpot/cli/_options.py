@@ -10,6 +10,9 @@ import typer
 Json = Annotated[bool, typer.Option("--json", help="Print one JSON object on stdout.")]
 Quiet = Annotated[bool, typer.Option("--quiet", "-q", help="No messages, no progress.")]
 Verbose = Annotated[bool, typer.Option("--verbose", "-v", help="Tracebacks with errors.")]
+Lenient = Annotated[
+    bool, typer.Option("--lenient", help="Warn of what nobody knows in a recipe, instead of refusing it.")
+]
 Memory = Annotated[str, typer.Option("--memory", metavar="SIZE", help="Bound on the buffers.")]
 Workers = Annotated[int | None, typer.Option("--workers", metavar="N", help="Threads.")]
 JsonOut = Annotated[Path | None, typer.Option("--json-out", metavar="FILE", help="All numbers as JSON.")]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -9,10 +10,10 @@ import typer
 
 from stockpot import errors
 from stockpot.cli import _output, _signals
-from stockpot.cli._options import Json, Quiet, Verbose
+from stockpot.cli._options import Json, Lenient, Quiet, Verbose
 
 if TYPE_CHECKING:
-    from stockpot.engine import Plan
+    from stockpot.engine import MergeResult, Options, Plan
 
 
 def merge(
@@ -63,6 +64,7 @@ def merge(
     overwrite: Annotated[bool, typer.Option("--overwrite", help="Replace an earlier output of stockpot.")] = False,
     no_resume: Annotated[bool, typer.Option("--no-resume", help="Start an interrupted merge over.")] = False,
     dry_run: Annotated[bool, typer.Option("--dry-run", help="Print the plan; write nothing.")] = False,
+    lenient: Lenient = False,
     json: Json = False,
     quiet: Quiet = False,
     verbose: Verbose = False,
@@ -76,6 +78,7 @@ def merge(
         from stockpot import _api
         from stockpot.checkpoint import last_checkpoints
         from stockpot.cli._recipe import recipe_from_arguments
+        from stockpot.engine import check_output, plan_graph
 
     if last is not None:
         if method is None:
@@ -94,30 +97,53 @@ def merge(
         "mismatch": mismatch,
         "template": template,
     }
-    recipe, from_file = recipe_from_arguments(models, method, base, settings or [], changes)
-    plan = _api.make(recipe, from_file=from_file, out=out, memory=memory, workers=workers, device=device)
-    _carried_out(plan, overwrite=overwrite, resume=not no_resume, dry_run=dry_run, json=json, quiet=quiet)
-
-
-def _carried_out(plan: Plan, *, overwrite: bool, resume: bool, dry_run: bool, json: bool, quiet: bool) -> None:
-    """Print the plan, or do what it says."""
-    with _signals.loading():
-        from stockpot.engine import check_output, write
-        from stockpot.report import human_bytes, merge_summary, plan_table
-
+    graph, from_file = recipe_from_arguments(models, method, base, settings or [], changes, lenient=lenient)
+    options = _api.make_options(memory=memory, workers=workers, device=device, from_file=from_file, lenient=lenient)
+    plans = plan_graph(graph, out.expanduser(), options)
+    check_output(plans[-1], overwrite=overwrite, dry_run=dry_run)
     if dry_run:
-        check_output(plan, overwrite=overwrite, dry_run=True)
-        if json:
-            _output.print_object("merge", "planned", plan.warnings, plan.record())
-        else:
+        _print_plans(plans, json=json, quiet=quiet)
+    else:
+        _carried_out(plans, options, overwrite=overwrite, resume=not no_resume, json=json, quiet=quiet)
+
+
+def _print_plans(plans: Sequence[Plan], *, json: bool, quiet: bool) -> None:
+    """What would be done."""
+    from stockpot.report import plan_table
+
+    *parts, result = plans
+    warnings = [warning for plan in plans for warning in plan.warnings]
+    if json:
+        made = {"parts": [{"name": plan.out.name, **plan.record()} for plan in parts]} if parts else {}
+        _output.print_object("merge", "planned", warnings, {**result.record(), **made})
+    else:
+        for plan in plans:
             _output.print_table(plan_table(plan))
+    _output.print_warnings(warnings, quiet)
+
+
+def _carried_out(
+    plans: Sequence[Plan], options: Options, *, overwrite: bool, resume: bool, json: bool, quiet: bool
+) -> None:
+    """Do what the plans say."""
+    with _signals.loading():
+        from stockpot.engine import carry_out, write
+        from stockpot.report import human_bytes, merge_summary
+
+    def work(plan: Plan, is_part: bool) -> MergeResult:
         _output.print_warnings(plan.warnings, quiet)
-        return
-    _output.print_warnings(plan.warnings, quiet)
-    if plan.bytes_to_download:
-        _output.say(f"stockpot: downloading {human_bytes(plan.bytes_to_download)} from the hub, into its cache", quiet)
-    with _output.byte_progress("merging", quiet) as progress:
-        result = write(plan, overwrite=overwrite, resume=resume, progress=progress)
+        if size := plan.bytes_to_download:
+            _output.say(f"stockpot: downloading {human_bytes(size)} from the hub, into its cache", quiet)
+        with _output.byte_progress(f"merging {plan.out.name}" if is_part else "merging", quiet) as progress:
+            made = write(plan, overwrite=overwrite or is_part, resume=resume, progress=progress)
+        if is_part:
+            _output.say(f"stockpot: {plan.out}: {merge_summary(made)}", quiet)
+        return made
+
+    def reused(plan: Plan) -> None:
+        _output.say(f"stockpot: {plan.out}: made before by the same job, and whole", quiet)
+
+    result: MergeResult = carry_out(plans, options, work, reused)
     if json:
         _output.print_object("merge", "done", result.warnings, result.record())
     _output.say(f"stockpot: {merge_summary(result)}", quiet)

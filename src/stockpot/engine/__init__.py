@@ -10,7 +10,9 @@ from typing import TYPE_CHECKING
 from stockpot._later import later
 from stockpot.engine._align import Alignment, Decision, Inputs, Slot, align
 from stockpot.engine._device import choose_device
+from stockpot.engine._graph import Options, carry_out, part_of_graph, plan_graph
 from stockpot.engine._job import Job, resolve
+from stockpot.engine._layers import layer_of
 from stockpot.engine._plan import Group, Plan, Story, is_one_file, make_plan, open_inputs, with_links_told
 from stockpot.engine._provenance import PROVENANCE
 from stockpot.engine._side_files import differing_side_files, side_files
@@ -40,6 +42,7 @@ __all__ = [
     "MemorySink",
     "MemorySource",
     "MergeResult",
+    "Options",
     "Plan",
     "Progress",
     "RatioSummary",
@@ -47,17 +50,21 @@ __all__ = [
     "Story",
     "VerifyResult",
     "align",
+    "carry_out",
     "check_output",
     "choose_device",
     "differing_side_files",
     "fetched_sources",
     "file_digest",
     "is_one_file",
+    "layer_of",
     "make_plan",
     "measure_geometry",
     "memory_digest",
     "mixture_digest",
     "open_inputs",
+    "part_of_graph",
+    "plan_graph",
     "plan_products",
     "products",
     "resolve",

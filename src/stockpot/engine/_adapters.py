@@ -44,6 +44,10 @@ def as_adapters(job: Job, base: Source | None, models: Sequence[Source]) -> Adap
         )
     if job.granularity == "row":
         raise errors.UsageError(f"{WHAT}: rows cannot differ", got="row", remedy="use tensor, block or model")
+    if not job.is_even:
+        raise errors.UsageError(
+            f"{WHAT}: all of them by the same parameters", remedy="leave out slices, modules, gradients and filters"
+        )
     policies = job.recipe.policies
     if policies.only or policies.exclude or policies.rename or job.table is not None:
         raise errors.UsageError(f"{WHAT}: all of them, under their own names", got="--only, --exclude or --rename")

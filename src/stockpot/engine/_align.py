@@ -5,120 +5,17 @@ from __future__ import annotations
 import re
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
-from typing import TYPE_CHECKING, Literal
 
 from stockpot import errors
-from stockpot.adapters import AdapterSum
-from stockpot.checkpoint import (
-    EMBEDDINGS,
-    HEADS,
-    NAME_CAP,
-    Source,
-    TensorInfo,
-    is_mergeable,
-    itemsize,
-    ties_words,
-    widest,
-)
+from stockpot.checkpoint import NAME_CAP, TensorInfo, itemsize, ties_words
 from stockpot.engine._job import Job, split_rename
 from stockpot.engine._names import missing_error, rename_hints, tied_head
+from stockpot.engine._settings import Settings
+from stockpot.engine._slots import Action, Decision, Inputs, Slot, SlotStatistic, View, slot_of, source_path
+from stockpot.engine._stretches import Stack, Stretch, scope_of, stretches_of, whole
 from stockpot.engine._watch import Watch
-from stockpot.methods import Statistic
 
-if TYPE_CHECKING:
-    from stockpot.vocabulary import Vocabulary
-
-Action = Literal["merge", "mix", "same"]
-_PIECE = 1 << 20
-_COUNTERS = ("I64", "I32", "I16", "U64", "U32")
-_STATISTICS = ("running_mean", "running_var")
-
-
-@dataclass(frozen=True, slots=True)
-class Decision:
-    """A policy or rule that made a tensor something other than merged."""
-
-    tensor: str
-    policy: str
-    action: str
-
-
-@dataclass(frozen=True, slots=True)
-class SlotStatistic:
-    """Where the values of a model's tensor are, and what is said of them."""
-
-    source: tuple[int, TensorInfo]
-    streamed: bool
-    about: Statistic
-
-
-@dataclass(frozen=True, slots=True)
-class Slot:
-    """One output tensor and where it comes from.
-
-    ``action``: ``merge`` by the method; ``mix`` with the fixed ``weights``; ``same``: copied from the first source
-    after all were found equal. ``sources``: (input number, place), reference first.
-    """
-
-    name: str
-    shape: tuple[int, ...]
-    dtype: str
-    action: Action
-    sources: tuple[tuple[int, TensorInfo], ...]
-    weights: tuple[float, ...] | None = None
-    checked: bool = True
-    """Whether NaN and Inf in it are refused; not where the user left the tensor out of the merge."""
-    setting: int = 0
-    """Which of the alignment's ``settings`` are its method's parameters."""
-    statistics: tuple[SlotStatistic, ...] = ()
-    """What data say of the tensor, one for each model; those that are streamed stand behind ``sources`` too."""
-
-    @property
-    def models(self) -> int:
-        """How many of its sources are checkpoints, the base among them."""
-        return len(self.sources) - sum(one.streamed for one in self.statistics)
-
-
-@dataclass(frozen=True)
-class Inputs:
-    """The opened checkpoints: ``checkpoints[0]`` is the base where there is one, then the models in order, then the
-    files of ``statistics``, as many as it says."""
-
-    checkpoints: tuple[Source, ...]
-    has_base: bool
-    adapters: AdapterSum | None = None
-    """Where adapters are merged: what they become, the one checkpoint."""
-    originals: Inputs | None = None
-    """Where adapters are merged: they themselves."""
-    vocabulary: Vocabulary | None = None
-    """Where a recipe speaks of tokenizers or chat templates: what comes of it."""
-    statistics: int = 0
-
-    @property
-    def merged(self) -> Inputs:
-        """Without the statistics."""
-        return replace(self, checkpoints=self.checkpoints[: len(self.checkpoints) - self.statistics], statistics=0)
-
-    @property
-    def given(self) -> Inputs:
-        """What the user gave."""
-        return self.originals or self
-
-    def role(self, number: int) -> str:
-        """base, model or statistics."""
-        if number >= len(self.checkpoints) - self.statistics:
-            return "statistics"
-        return "base" if self.has_base and number == 0 else "model"
-
-    @property
-    def first_model(self) -> int:
-        """Number of the first model."""
-        return 1 if self.has_base else 0
-
-    @property
-    def models(self) -> range:
-        """Numbers of the models."""
-        return range(self.first_model, len(self.checkpoints) - self.statistics)
+__all__ = ["Action", "Alignment", "Decision", "Inputs", "Slot", "SlotStatistic", "align", "renamed", "source_path"]
 
 
 @dataclass(frozen=True)
@@ -134,44 +31,51 @@ class Alignment:
     notes: tuple[str, ...]
     settings: tuple[Mapping[str, object], ...]
     """The different parameters that tensors are merged by; per-model ones in the order of the tensor's models."""
-
-
-View = Mapping[str, TensorInfo]
+    stacks: tuple[Stack, ...] = ()
+    """Where the layers of the output come from, where a recipe stacks them."""
 
 
 def align(job: Job, inputs: Inputs) -> Alignment:
     """Decide what becomes of each tensor; raises AlignmentError with every problem at once."""
     views, aliases, untied = _tied_views(renamed(job, inputs), inputs)
-    names = _output_names(job, inputs, views, aliases)
-    selected = _selection(job, names)
-    decisions = [Decision(name, "ties", "untied: not all inputs tie it") for name in untied if name in names]
-    problems: list[errors.AlignmentError] = []
+    stacks: list[Stack] = []
+    if job.is_plain:
+        stretches = [whole(job, inputs, views)]
+    else:
+        stretches, stacks = stretches_of(job, inputs, views, aliases)
+        aliases = {alias: name for alias, name in aliases.items() if not _is_stacked(alias, stacks)}
+    names = [_output_names(job, one, aliases) for one in stretches]
+    rest = [] if job.is_plain else _outside(job, inputs, views, aliases)
+    known = [*(name for own in names for name in own), *rest]
+    selected = _selection(job, known)
+    there = set(known)
+    decisions = [Decision(name, "ties", "untied: not all inputs tie it") for name in untied if name in there]
+    settings = Settings(job)
+    problems: list[errors.StockpotError] = []
     slots: list[Slot] = []
-    missing: dict[str, list[int]] = {}
-    for name in names:
-        if name not in selected:
-            continue
-        try:
-            found = _aligned(job, inputs, views, name, decisions, missing)
-        except errors.AlignmentError as error:
-            problems.append(error)
-            continue
-        if found is not None:
-            slots.append(found)
-    if missing:
-        problems.insert(
-            0, missing_error(missing, inputs.checkpoints, views, inputs.has_base, rename_hints(views, inputs.has_base))
-        )
+    for one, own in zip(stretches, names, strict=True):
+        slots += _slots_of(job, one, [name for name in own if name in selected], settings, decisions, problems)
     _raise(problems)
-    copied = [name for name in names if name not in selected]
+    copied = [name for name in known if name not in selected]
     template = _template(job, inputs, views, aliases, {slot.name: slot.shape for slot in slots} | dict.fromkeys(copied))
-    slots += [_copied(name, inputs, views, template, decisions) for name in copied]
+    for one, own in zip(stretches, names, strict=True):
+        slots += [_copied(name, one, template, decisions) for name in own if name not in selected]
+    for name in rest:
+        slots.append(
+            Slot(name, views[0][name].shape, views[0][name].output_dtype, "mix", ((0, views[0][name]),), (1.0,))
+        )
+        decisions.append(Decision(name, "modules", "copied from the base"))
     order = {name: place for place, name in enumerate(views[template])}
     slots.sort(key=lambda slot: order.get(slot.name, len(order)))
     kept = {slot.name for slot in slots}
-    notes = _dtype_notes(job, inputs, slots)
+    notes = [
+        *settings.notes([*known, *(name for one in stretches for own in one.own_names for name in own.values())]),
+        *_dtype_notes(job, inputs, slots),
+    ]
     if any(decision.policy == "statistics" for decision in decisions):
         notes.append("BatchNorm statistics were averaged: re-estimate them on data before use")
+    if rest:
+        notes.append(f"{len(rest)} tensors are of no module in the recipe: copied from the base")
     return Alignment(
         tuple(slots),
         {alias: name for alias, name in aliases.items() if name in kept},
@@ -179,8 +83,62 @@ def align(job: Job, inputs: Inputs) -> Alignment:
         tuple(decisions),
         {name: other for name, other in untied.items() if name in kept},
         tuple(notes),
-        (job.values,),
+        settings.found or (job.values,),
+        tuple(stacks),
     )
+
+
+def _slots_of(
+    job: Job,
+    one: Stretch,
+    names: Sequence[str],
+    settings: Settings,
+    decisions: list[Decision],
+    problems: list[errors.StockpotError],
+) -> list[Slot]:
+    """The tensors of a stretch, by the numbers of all inputs; what cannot be aligned is added to the problems."""
+    slots: list[Slot] = []
+    missing: dict[str, list[int]] = {}
+    place = len(problems)
+    for name in names:
+        try:
+            found = slot_of(job, one.inputs, one.views, name, decisions, missing)
+            if found is None:
+                continue
+            setting = settings.number(one, name) if found.action == "merge" else 0
+        except errors.StockpotError as error:
+            problems.append(error)
+            continue
+        if setting or not job.is_plain:
+            sources = tuple((one.numbers[number], info) for number, info in found.sources)
+            found = replace(found, setting=setting, sources=sources)
+        slots.append(found)
+    if missing:
+        has_base = one.inputs.has_base
+        hints = rename_hints(one.views, has_base) if job.is_plain else []
+        problems.insert(place, missing_error(missing, one.inputs.checkpoints, one.views, has_base, hints))
+    return slots
+
+
+def _is_stacked(name: str, stacks: Sequence[Stack]) -> bool:
+    return any(name.startswith(stack.prefix) for stack in stacks)
+
+
+def _outside(job: Job, inputs: Inputs, views: Sequence[View], aliases: Mapping[str, str]) -> list[str]:
+    """Names that no module of the recipe has: the base's are copied."""
+    if job.recipe.modules is None:
+        return []
+    prefixes = tuple({prefix for section in job.sections for prefix in scope_of(section, views)})
+    names = dict.fromkeys(name for view in views for name in view if name not in aliases)
+    rest = [name for name in names if not name.startswith(prefixes)]
+    lacking = [name for name in rest if not inputs.has_base or name not in views[0]]
+    if lacking:
+        raise errors.MissingTensorError(
+            "a tensor is of no module in the recipe, and the base has it not" if inputs.has_base
+            else "a tensor is of no module in the recipe, and there is no base_model to take it from",
+            tensor=lacking[0], remedy="add a base_model that has it, or a module",
+        )  # fmt: skip
+    return rest
 
 
 def renamed(job: Job, inputs: Inputs) -> list[dict[str, TensorInfo]]:
@@ -262,10 +220,10 @@ def _tied_views(
     return views, aliases, untied
 
 
-def _output_names(job: Job, inputs: Inputs, views: Sequence[View], aliases: Mapping[str, str]) -> list[str]:
-    names = dict.fromkeys(name for number in inputs.models for name in views[number] if name not in aliases)
-    if inputs.has_base and job.anchored:
-        names.update(dict.fromkeys(name for name in views[0] if name not in aliases))
+def _output_names(job: Job, one: Stretch, aliases: Mapping[str, str]) -> list[str]:
+    names = dict.fromkeys(name for number in one.inputs.models for name in one.views[number] if name not in aliases)
+    if one.inputs.has_base and job.anchored:
+        names.update(dict.fromkeys(name for name in one.views[0] if name not in aliases))
     return list(names)
 
 
@@ -312,175 +270,22 @@ def _template(
     return (exact or fitting or order)[0]
 
 
-def _copied(name: str, inputs: Inputs, views: Sequence[View], template: int, decisions: list[Decision]) -> Slot:
-    order = [template, *([0] if inputs.has_base else []), *inputs.models]
-    number = next(number for number in order if name in views[number])
-    info = views[number][name]
+def _copied(name: str, one: Stretch, template: int, decisions: list[Decision]) -> Slot:
+    """As the template has it, else the base, else the first model that has it."""
+    first = [number for number, whose in enumerate(one.numbers) if whose == template]
+    order = [*first, *([0] if one.inputs.has_base else []), *one.inputs.models]
+    number = next(number for number in order if name in one.views[number])
+    info = one.views[number][name]
     decisions.append(Decision(name, "selection", "copied"))
-    return Slot(name, info.shape, info.output_dtype, "mix", ((number, info),), (1.0,), checked=False)
+    return Slot(name, info.shape, info.output_dtype, "mix", ((one.numbers[number], info),), (1.0,), checked=False)
 
 
-def _aligned(
-    job: Job,
-    inputs: Inputs,
-    views: Sequence[View],
-    name: str,
-    decisions: list[Decision],
-    missing: dict[str, list[int]],
-) -> Slot | None:
-    having = [number for number in inputs.models if name in views[number]]
-    needed = [*([0] if job.anchored else []), *inputs.models]
-    lacking = [number for number in needed if name not in views[number]]
-    if lacking:
-        return _missing(job, inputs, views, name, having, lacking, decisions, missing)
-    infos = {number: views[number][name] for number in needed}
-    first = infos[inputs.first_model]
-    of_models = {number: infos[number] for number in inputs.models}
-    if name.rsplit(".", 1)[-1] in _STATISTICS and all(is_mergeable(info.dtype) for info in of_models.values()):
-        _require_shapes(job, inputs, name, of_models)
-        decisions.append(Decision(name, "statistics", "mean"))
-        return _mean(job, name, list(of_models.items()))
-    if not all(is_mergeable(info.dtype) for info in infos.values()):
-        return _unmergeable(job, inputs, name, infos, decisions)
-    try:
-        _require_shapes(job, inputs, name, infos)
-    except errors.MismatchError:
-        policy = job.recipe.policies.mismatch
-        if policy == "error":
-            raise
-        return _taken(job, inputs, name, infos, "mismatch", policy, decisions)
-    dtype = job.dtype or _agreed([infos[number].output_dtype for number in inputs.models])
-    return Slot(name, first.shape, dtype, "merge", tuple((number, infos[number]) for number in needed))
-
-
-def _agreed(dtypes: Sequence[str]) -> str:
-    return dtypes[0] if len(set(dtypes)) == 1 else widest(dtypes)
-
-
-def _mean(job: Job, name: str, sources: Sequence[tuple[int, TensorInfo]]) -> Slot:
-    dtype = job.dtype or _agreed([info.output_dtype for _, info in sources])
-    weights = (1.0 / len(sources),) * len(sources)
-    return Slot(name, sources[0][1].shape, dtype, "mix", tuple(sources), weights)
-
-
-def _missing(
-    job: Job,
-    inputs: Inputs,
-    views: Sequence[View],
-    name: str,
-    having: Sequence[int],
-    lacking: Sequence[int],
-    decisions: list[Decision],
-    missing: dict[str, list[int]],
-) -> Slot | None:
-    policy = job.recipe.policies.missing
-    in_base = inputs.has_base and name in views[0]
-    if policy == "error" or (policy == "base" and not in_base):
-        missing[name] = list(lacking)
-        return None
-    if policy == "base":
-        return _taken(job, inputs, name, {0: views[0][name]}, "missing", "base", decisions)
-    if not having:
-        decisions.append(Decision(name, "missing", "dropped: only the base has it"))
-        return None
-    infos = {number: views[number][name] for number in having}
-    if policy == "first" or not all(is_mergeable(info.dtype) for info in infos.values()):
-        return _taken(job, inputs, name, infos, "missing", "first", decisions)
-    _require_shapes(job, inputs, name, infos)
-    decisions.append(Decision(name, "missing", f"average of {len(having)}"))
-    return _mean(job, name, list(infos.items()))
-
-
-def _taken(
-    job: Job,
-    inputs: Inputs,
-    name: str,
-    infos: Mapping[int, TensorInfo],
-    policy: str,
-    who: str,
-    decisions: list[Decision],
-) -> Slot:
-    """One input's tensor, unmerged (still converted where a dtype was asked for)."""
-    if who == "base" and not (inputs.has_base and 0 in infos):
-        raise errors.MismatchError(
-            "the base has no such tensor to fall back on", tensor=name, remedy=f"--{policy} first"
-        )
-    number = 0 if who == "base" else next(n for n in inputs.models if n in infos)
-    info = infos[number]
-    decisions.append(Decision(name, policy, who))
-    dtype = job.dtype if job.dtype and is_mergeable(info.dtype) else info.output_dtype
-    return Slot(name, info.shape, dtype, "mix", ((number, info),), (1.0,))
-
-
-def _unmergeable(
-    job: Job, inputs: Inputs, name: str, infos: Mapping[int, TensorInfo], decisions: list[Decision]
-) -> Slot:
-    """Integers, bools, FP8, packed: equal over the models, or refused; a 0-d counter is the first model's."""
-    of_models = [(number, infos[number]) for number in inputs.models]
-    number, info = of_models[0]
-    if all(other.shape == () and other.dtype in _COUNTERS for _, other in of_models):
-        decisions.append(Decision(name, "counter", "first"))
-        return Slot(name, info.shape, info.dtype, "mix", ((number, info),), (1.0,))
-    policy = job.recipe.policies.mismatch
-    if policy != "error" and not _values_equal(inputs, of_models):
-        return _taken(job, inputs, name, infos, "mismatch", policy, decisions)
-    if any(other.dtype != info.dtype for _, other in of_models):
-        raise errors.MismatchError(
-            "dtypes that cannot be merged differ", tensor=name, expected=info.dtype,
-            got=", ".join(other.dtype for _, other in of_models), remedy="--mismatch first, or --exclude it",
-        )  # fmt: skip
-    _require_shapes(job, inputs, name, dict(of_models))
-    return Slot(name, info.shape, info.dtype, "same", tuple(of_models))
-
-
-def _values_equal(inputs: Inputs, sources: Sequence[tuple[int, TensorInfo]]) -> bool:
-    """Whether all sources hold the same bytes in the same form. The one place where planning reads data."""
-    (first, kept), *others = sources
-    buffers = [memoryview(bytearray(min(kept.nbytes, _PIECE))) for _ in range(2)]
-    for number, info in others:
-        if (info.dtype, info.shape, info.strides, info.nbytes) != (kept.dtype, kept.shape, kept.strides, kept.nbytes):
-            return False
-        for start in range(0, kept.nbytes, _PIECE):
-            left, right = (buffer[: min(_PIECE, kept.nbytes - start)] for buffer in buffers)
-            inputs.checkpoints[first].read_into(kept, start, left)
-            inputs.checkpoints[number].read_into(info, start, right)
-            if left != right:
-                return False
-    return True
-
-
-def source_path(inputs: Inputs, number: int, info: TensorInfo) -> str:
-    """Where a tensor lies: its file, or what the input is called."""
-    checkpoint = inputs.checkpoints[number]
-    return checkpoint.files[info.file].path if checkpoint.files else checkpoint.ref
-
-
-def _require_shapes(job: Job, inputs: Inputs, name: str, infos: Mapping[int, TensorInfo]) -> None:
-    first = next(iter(infos))
-    for number, info in infos.items():
-        kept = infos[first].shape
-        if info.shape == kept:
-            continue
-        is_vocabulary = name.endswith((*HEADS, *EMBEDDINGS)) and info.shape[1:] == kept[1:]
-        raise errors.MismatchError(
-            "vocabularies of different sizes" if is_vocabulary else "shapes differ",
-            tensor=name,
-            file=source_path(inputs, number, info),
-            expected=f"{list(kept)} as in {inputs.checkpoints[first].ref}",
-            got=f"{list(info.shape)}",
-            remedy="a recipe with tokenizer_source (union, base or a model) brings them to one; "
-            "--mismatch first takes the first model's, with its tokenizer, unmerged; --mismatch base the base's"
-            if is_vocabulary
-            else "--mismatch base|first takes it unmerged, --exclude leaves it as the template has it",
-        )
-
-
-def _raise(problems: Sequence[errors.AlignmentError]) -> None:
+def _raise(problems: Sequence[errors.StockpotError]) -> None:
     if not problems:
         return
     first, *rest = problems
     lines = [*first.problems, *(problem.line() for problem in rest)]
-    if lines and not first.problems:
+    if lines and not first.problems and isinstance(first, errors.AlignmentError):
         first = type(first)(
             f"{first.what} ({len(problems)} tensors)", tensor=first.tensor, file=first.file,
             expected=first.expected, got=first.got, remedy=first.remedy, problems=lines,
@@ -514,4 +319,4 @@ def _dtypes(slot: Slot, inputs: Inputs) -> Iterator[str]:
 
 def _is_narrower(slot: Slot, inputs: Inputs) -> bool:
     base = slot.sources[0][1].output_dtype
-    return itemsize(base) < min(itemsize(dtype) for dtype in _dtypes(slot, inputs))
+    return itemsize(base) < min((itemsize(dtype) for dtype in _dtypes(slot, inputs)), default=0)

@@ -234,7 +234,7 @@ def _finish_one_file(plan: Plan, staging: Staging, content: Mapping[str, object]
         **blank_seal(),
         "stockpot": text,
     }
-    reserve = provenance_reserve(plan.job, plan.inputs, plan.alignment, plan.story)
+    reserve = provenance_reserve(plan.job, plan.inputs, plan.alignment, plan.story, plan.lineage)
     header = seal_header(header_bytes(plan.specs, metadata, reserve))
     if len(header) != len(file.header):
         raise errors.RunError("the provenance does not fit the header", file=str(plan.out), got=f"{len(header)} bytes")

@@ -5,14 +5,14 @@ from __future__ import annotations
 import json
 import os
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 import xxhash
 
 from stockpot import errors
 from stockpot._version import __version__
-from stockpot.adapters import open_source
+from stockpot.adapters import adapted, open_source, read_adapter
 from stockpot.checkpoint import CONFIG, Layout, OutFile, Source, nbytes, plan_layout, together
 from stockpot.engine._adapters import alignment_of, as_adapters, require_models
 from stockpot.engine._align import Alignment, Inputs, Slot
@@ -66,6 +66,8 @@ class Plan:
     story: Story | None = None
     beside: OutFile | None = None
     """What the method writes beside the weights."""
+    lineage: Mapping[str, object] = field(default_factory=dict)
+    """How inputs that were made for this merge were made, by where they are."""
 
     @property
     def slots(self) -> tuple[Slot, ...]:
@@ -175,8 +177,7 @@ def open_inputs(job: Job, opened: Mapping[str, Source] | None = None, *, adapter
     ``adapters``: LoRA adapters may be merged with one another; else they are refused as models.
     """
     refs = [*([job.base] if job.base is not None else []), *job.models]
-    known = opened or {}
-    sources = tuple(known.get(ref) or open_source(ref) for ref in refs)
+    sources = _opened(refs, opened or {})
     found = Inputs(sources, job.base is not None)
     models = sources[found.first_model :]
     if not adapters:
@@ -184,6 +185,28 @@ def open_inputs(job: Job, opened: Mapping[str, Source] | None = None, *, adapter
     elif (merged := as_adapters(job, sources[0] if found.has_base else None, models)) is not None:
         return Inputs((merged,), False, merged, found)
     return with_statistics(job, found)
+
+
+def _opened(refs: Sequence[str], known: Mapping[str, Source]) -> tuple[Source, ...]:
+    """All of them; what cannot be opened is told at once."""
+    problems: dict[str, errors.StockpotError] = {}
+    found: list[Source] = []
+    for ref in refs:
+        try:
+            found.append(known.get(ref) or _with_adapter(ref, known) or open_source(ref))
+        except errors.CheckpointError as error:
+            problems.setdefault(ref, error)
+    if problems:
+        raise errors.gathered([*problems.values()])
+    return tuple(found)
+
+
+def _with_adapter(ref: str, known: Mapping[str, Source]) -> Source | None:
+    """A known source with an adapter on it: ``KNOWN+ADAPTER``."""
+    base, plus, adapter = ref.rpartition("+")
+    if not plus or base not in known:
+        return None
+    return adapted(ref, known[base], read_adapter(open_source(adapter)))
 
 
 def make_plan(
@@ -195,6 +218,7 @@ def make_plan(
     workers: int | None,
     device: str = "cpu",
     story: Story | None = None,
+    lineage: Mapping[str, object] | None = None,
 ) -> Plan:
     """Decide everything about a merge from headers; raises InputError kinds. Cost: linear in the tensor count."""
     inputs = in_one_vocabulary(job, inputs)
@@ -225,7 +249,7 @@ def make_plan(
         single_file=one_file,
         pickled=out.suffix == ".pt",
         aliases=alignment.aliases,
-        reserve=provenance_reserve(job, inputs, alignment, story) if one_file else 0,
+        reserve=provenance_reserve(job, inputs, alignment, story, lineage or {}) if one_file else 0,
     )
     once, twice = _bytes_read(job, slots, groups, budget)
     return Plan(
@@ -246,6 +270,7 @@ def make_plan(
         ),
         story,
         further,
+        lineage or {},
     )
 
 
@@ -287,7 +312,9 @@ def _check_table(table: Mapping[str, tuple[float, ...]], names: Sequence[str]) -
         )
 
 
-def provenance_reserve(job: Job, inputs: Inputs, alignment: Alignment, story: Story | None) -> int:
+def provenance_reserve(
+    job: Job, inputs: Inputs, alignment: Alignment, story: Story | None, lineage: Mapping[str, object]
+) -> int:
     """Header bytes that hold the provenance of a one-file output, bounded from above before it is known.
 
     The provenance is JSON within JSON: a character outside ASCII takes seven bytes, a quote or backslash up to four.
@@ -299,9 +326,12 @@ def provenance_reserve(job: Job, inputs: Inputs, alignment: Alignment, story: St
         for source in inputs.checkpoints
     ]
     text = sum(len(json.dumps(json.dumps(word))) for word in words)
-    numbers = len(alignment.slots) * (400 + 60 * (len(job.models) + 1)) + 100 * len(alignment.decisions)
+    most = max((len(slot.sources) for slot in alignment.slots), default=0)
+    numbers = len(alignment.slots) * (420 + 60 * max(len(job.models) + 1, most)) + 100 * len(alignment.decisions)
+    numbers += 4 * len(json.dumps(json.dumps(alignment.settings)))
     files = 200 * sum(len(source.files) + 1 for source in inputs.checkpoints)
     told = 4 * len(json.dumps(json.dumps(story.record))) if story is not None else 0
+    told += 4 * len(json.dumps(json.dumps(lineage)))
     return 20_000 + told + 4 * len(json.dumps(job.recipe.model_dump_json())) + text + numbers + files
 
 
@@ -312,6 +342,8 @@ def make_groups(job: Job, slots: Sequence[Slot]) -> tuple[Group, ...]:
     for number, slot in enumerate(slots):
         if slot.action == "merge" and nbytes(slot.dtype, slot.shape):
             found.setdefault(group(slot.name), []).append(number)
+    for name, members in found.items():
+        _require_alike(name, [slots[number] for number in members])
     return tuple(
         Group(
             name,
@@ -320,6 +352,18 @@ def make_groups(job: Job, slots: Sequence[Slot]) -> tuple[Group, ...]:
         )
         for name, members in found.items()
     )
+
+
+def _require_alike(name: str, members: Sequence[Slot]) -> None:
+    """Tensors that share coefficients are of the same inputs, by the same parameters."""
+    first = members[0]
+    inputs = [number for number, _ in first.sources]
+    for other in members[1:]:
+        if other.setting != first.setting or [number for number, _ in other.sources] != inputs:
+            raise errors.RecipeError(
+                f"the group {name} would mix tensors of different parameters or sources", tensor=first.name,
+                got=f"{other.name} beside it", remedy="choose granularity tensor, or the same for both",
+            )  # fmt: skip
 
 
 def row_count(slot: Slot) -> int:
@@ -350,7 +394,8 @@ def held_bytes(slot: Slot) -> int:
 def disk_needed(plan: Plan) -> int:
     """Bytes that must be free: the weights, what else is written, and a margin."""
     side = 0 if plan.is_one_file else sum(path.stat().st_size for path in side_files(plan.template).values())
-    grams = 8 * sum(max(group.rows, 1) for group in plan.groups) * (len(plan.job.models) + 2) ** 2 // 2
+    most = max(len(slot.sources) for slot in plan.slots)
+    grams = 8 * sum(max(group.rows, 1) for group in plan.groups) * (max(len(plan.job.models) + 1, most) + 1) ** 2 // 2
     records = 600 * len(plan.slots) + (plan.beside.size if plan.beside is not None else 0)
     return plan.bytes_written + side + (grams if plan.job.method.uses_gram else 0) + records + (1 << 20)
 

@@ -29,10 +29,11 @@ def provenance(plan: Plan, records: Records) -> dict[str, Any]:
     """What made this output, without time or place, so that the same job gives the same bytes."""
     ratio = summarize(records.groups)
     slots = {slot.name: slot for slot in plan.slots}
+    settings = (
+        {} if plan.job.is_even else {one.name: {"setting": plan.slots[one.slots[0]].setting} for one in plan.groups}
+    )
     return {
-        "stockpot": __version__,
-        "torch": importlib.metadata.version("torch"),
-        "device": plan.budget.device.split(":")[0],
+        **dict(zip(("stockpot", "torch", "device"), versions(plan), strict=True)),
         "recipe": plan.job.recipe.model_dump(mode="json"),
         "inputs": [
             {
@@ -53,14 +54,21 @@ def provenance(plan: Plan, records: Records) -> dict[str, Any]:
             {"name": file.name, "bytes": file.size, "header_xxh3": xxhash.xxh3_128_hexdigest(file.header)}
             for file in ([] if plan.is_one_file else plan.layout.files)
         ],
+        **({} if plan.job.is_even else {"settings": [dict(values) for values in plan.alignment.settings]}),
+        **({"made_from": dict(plan.lineage)} if plan.lineage else {}),
         **({"chosen": dict(plan.story.record)} if plan.story is not None else {}),
         **({"vocabulary": dict(found.record)} if (found := plan.inputs.vocabulary) is not None else {}),
         **({"lost": loss.data()} if (loss := rank_loss(plan)) is not None else {}),
-        "groups": {name: record.data() for name, record in sorted(records.groups.items())},
+        "groups": {name: settings.get(name, {}) | record.data() for name, record in sorted(records.groups.items())},
         "tensors": {
             name: {"dtype": slots[name].dtype, "xxh3": digest} for name, digest in sorted(records.digests.items())
         },
     }
+
+
+def versions(plan: Plan) -> list[str]:
+    """Of stockpot and torch, and the kind of device: what beside recipe and inputs settles the bytes."""
+    return [__version__, importlib.metadata.version("torch"), plan.budget.device.split(":")[0]]
 
 
 def rank_loss(plan: Plan) -> Loss | None:

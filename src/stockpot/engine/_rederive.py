@@ -14,10 +14,11 @@ from stockpot import errors
 from stockpot._version import __version__
 from stockpot.adapters import open_source
 from stockpot.checkpoint import Source, current_commit, hub_ids, open_local, read_dense
+from stockpot.engine._align import Inputs
 from stockpot.engine._device import choose_device
 from stockpot.engine._execute import Run, execute
 from stockpot.engine._fetch import fetched
-from stockpot.engine._job import resolve
+from stockpot.engine._job import Job, resolve
 from stockpot.engine._plan import Plan, Story, make_plan, open_inputs
 from stockpot.engine._provenance import CARD, PROVENANCE, RUN, as_json, provenance
 from stockpot.engine._records import Records
@@ -55,7 +56,7 @@ def rederive(path: Path, record: Record, fraction: float, problems: list[str], n
     """Derive a sample of the tensors, by the recorded recipe from the recorded inputs, and compare; of all of them,
     every small file that follows from the inputs too. Returns how many tensors it were."""
     job = resolve(Recipe.from_data(record.recipe, f"{path}/{PROVENANCE}"))
-    inputs = open_inputs(job, _at_commits(record, notes), adapters=True)
+    inputs = _opened(job, record, notes)
     given = inputs.given.checkpoints
     if len(given) != len(record.inputs):
         problems.append(f"{PROVENANCE}: {len(record.inputs)} inputs, but its recipe has {len(given)}")
@@ -67,7 +68,16 @@ def rederive(path: Path, record: Record, fraction: float, problems: list[str], n
             return 0
     is_whole = fraction == 1.0
     story = Story(record.chosen, ()) if record.chosen is not None else None
-    plan = make_plan(job, inputs, path, memory=DEFAULT_MEMORY, workers=None, device=_device(record), story=story)
+    plan = make_plan(
+        job,
+        inputs,
+        path,
+        memory=DEFAULT_MEMORY,
+        workers=None,
+        device=_device(record),
+        story=story,
+        lineage=record.made_from,
+    )
     if not _same_tensors(plan, record, problems):
         return 0
     plan = fetched(plan, side_files=is_whole)
@@ -90,6 +100,18 @@ def rederive(path: Path, record: Record, fraction: float, problems: list[str], n
         problems += _made_elsewhere(record) + _written_since(path, given)
     problems += wrong
     return len(names)
+
+
+def _opened(job: Job, record: Record, notes: list[str]) -> Inputs:
+    try:
+        return open_inputs(job, _at_commits(record, notes), adapters=True)
+    except errors.NotFoundError as error:
+        if not record.made_from:
+            raise
+        raise errors.NotFoundError(
+            "an input that was made for this merge is gone", file=", ".join(record.made_from),
+            remedy="run the same recipe again, which makes it, to another --out", problems=[error.line()],
+        ) from None  # fmt: skip
 
 
 def _device(record: Record) -> str:

@@ -12,6 +12,7 @@ from stockpot.engine._align import Slot
 from stockpot.engine._plan import Group, Plan
 from stockpot.engine._records import Records
 from stockpot.engine._side_files import adapted_config, side_files
+from stockpot.engine._stacked_config import stacked_config
 
 GENERATION = "generation_config.json"
 
@@ -64,6 +65,9 @@ def _of_adapters(plan: Plan) -> dict[str, bytes]:
 
 
 def _config(plan: Plan, records: Records, own: Sequence[Slot], content: bytes) -> bytes:
+    for stack in plan.alignment.stacks:
+        configs = {n: source.parts[0].config for n, source in enumerate(plan.inputs.checkpoints)}
+        content = stacked_config(content, stack, plan.alignment.template, configs)
     dtypes = {slot.dtype for slot in own if slot.action == "merge"}
     # Where both came out the same, tying them loses nothing; a library that does not may look for more than these two.
     digests = records.digests

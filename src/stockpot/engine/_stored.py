@@ -41,6 +41,8 @@ def stored_grams(out: str, plan: Plan) -> tuple[dict[str, Array], str]:
         return {}, "it was made from other inputs, or they have changed"
     if job.granularity != "tensor":
         return {}, f"it was measured by {job.granularity}"
+    if not job.is_plain:
+        return {}, "it was made of slices or modules"
     if job.takes_raw:
         return {}, f"{job.method.name} measured the models themselves, not what each learned"
     if file_sum(folder / GEOMETRY) != sums.get(GEOMETRY):

@@ -25,14 +25,11 @@ def read_switches(recipe: Recipe, method: Method) -> tuple[Recipe, list[str]]:
     names = {*switches, *([_COLUMNS] if "nuslerp_flatten" in switches else [])}
     found: dict[str, Any] = {}
 
-    def without(parameters: Mapping[str, Any]) -> dict[str, Any]:
+    def without(parameters: Mapping[str, Any], where: str) -> dict[str, Any]:
         found.update({name: value for name, value in parameters.items() if name in names})
         return {name: value for name, value in parameters.items() if name not in names}
 
-    changed = {
-        "models": tuple(one.model_copy(update={"parameters": without(one.parameters)}) for one in recipe.models),
-        "parameters": without(recipe.parameters),
-    }
+    changed = recipe.reparametrized(without)
     for name, value in found.items():
         if not isinstance(value, bool):
             raise errors.ParameterError(
@@ -40,11 +37,11 @@ def read_switches(recipe: Recipe, method: Method) -> tuple[Recipe, list[str]]:
             )
     on = [name for name, rows in switches.items() if name in found and found[name] is rows]
     if not on:
-        return recipe.model_copy(update=changed), []
+        return changed, []
     if found.get(_COLUMNS):
         raise errors.ParameterError(
             f"{_COLUMNS} interpolates column by column (dim 0), which is not served",
             remedy=f"leave {_COLUMNS} out (row by row), or {on[0]} (the tensor as one vector)",
         )
     said = f"{on[0]} means granularity row here: an output channel, dim 0 (of the last axis elsewhere)"
-    return recipe.model_copy(update={**changed, "granularity": recipe.granularity or "row"}), [said]
+    return changed.model_copy(update={"granularity": recipe.granularity or "row"}), [said]

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator, Sequence, Set
+from collections.abc import Iterator, Mapping, Sequence, Set
 from pathlib import Path
 from typing import Any
 
@@ -88,6 +88,8 @@ class Record(_Kept):
     decisions: list[DecisionRecord]
     tensors: dict[str, TensorRecord]
     chosen: dict[str, Any] | None = None
+    settings: list[dict[str, Any]] | None = None
+    made_from: dict[str, Any] | None = None
 
 
 def check_sums(path: Path) -> tuple[list[str], Set[str]]:
@@ -199,23 +201,49 @@ def _check_grams(file: Path, job: Job, record: Record) -> Iterator[str]:
         return
     source = open_local(GEOMETRY, file)
     records = Records()
-    size = len(job.models) + job.anchored
-    alike: list[TensorInfo] = []
-    several = max(1, STACK_BYTES // (8 * size * size))
+    alike: dict[tuple[int, int], list[TensorInfo]] = {}
     for name, info in source.tensors.items():
-        if info.dtype != "F64" or len(info.shape) not in (1, 2) or info.shape[-1] != size * (size + 1) // 2:
+        setting, size = _asked(name, job, record)
+        if setting < 0:
+            yield f"{PROVENANCE}: tensor {name} has no setting among those recorded"
+        elif info.dtype != "F64" or len(info.shape) not in (1, 2) or info.shape[-1] != size * (size + 1) // 2:
             yield f"{GEOMETRY}: tensor {name} is no upper triangle of {size} inputs"
         elif len(info.shape) == 2:
-            yield from _answered(source, [info], size, job, records)
+            yield from _answered(source, [info], size, job, records, _recorded(record, job, setting))
         else:
-            alike.append(info)
-    for begin in range(0, len(alike), several):
-        yield from _answered(source, alike[begin : begin + several], size, job, records)
+            alike.setdefault((setting, size), []).append(info)
+    for (setting, size), infos in alike.items():
+        several = max(1, STACK_BYTES // (8 * size * size))
+        values = _recorded(record, job, setting)
+        for begin in range(0, len(infos), several):
+            yield from _answered(source, infos[begin : begin + several], size, job, records, values)
     yield from differing_groups(records, record, f"{GEOMETRY} gives other coefficients than {PROVENANCE}")
     yield from (f"{GEOMETRY}: tensor {name}: missing" for name in record.groups if name not in source.tensors)
 
 
-def _answered(source: Source, infos: Sequence[TensorInfo], size: int, job: Job, records: Records) -> Iterator[str]:
+def _asked(name: str, job: Job, record: Record) -> tuple[int, int]:
+    """(setting, number of inputs) of a group as recorded; -1 where its setting is not there."""
+    if record.settings is None:
+        return 0, len(job.models) + job.anchored
+    said = record.groups.get(name, {})
+    setting, weights = said.get("setting"), said.get("weights")
+    sources = len(weights) if isinstance(weights, list) else len(job.sections[0].sources)
+    return (setting if isinstance(setting, int) and 0 <= setting < len(record.settings) else -1), sources
+
+
+def _recorded(record: Record, job: Job, setting: int) -> Mapping[str, object]:
+    """The parameters that were used."""
+    return job.values if record.settings is None else record.settings[setting]
+
+
+def _answered(
+    source: Source,
+    infos: Sequence[TensorInfo],
+    size: int,
+    job: Job,
+    records: Records,
+    values: Mapping[str, object],
+) -> Iterator[str]:
     """Record what the method answers to stored inner products, of several groups or of the rows of one; yield why it
     does not."""
     by_rows = len(infos[0].shape) == 2
@@ -226,7 +254,7 @@ def _answered(source: Source, infos: Sequence[TensorInfo], size: int, job: Job, 
     why = ""
     try:
         with np.errstate(all="ignore"):
-            mixture = job.answer(unpack(data, size), job.values)
+            mixture = job.answer(unpack(data, size), values)
         if by_rows:
             records.add_rows(groups[0], 0, mixture)
             records.finish_rows(groups[0])
@@ -238,7 +266,7 @@ def _answered(source: Source, infos: Sequence[TensorInfo], size: int, job: Job, 
         why = f"{job.method.name} cannot work on it ({error})"
     if why and len(infos) > 1:
         for info in infos:
-            yield from _answered(source, [info], size, job, records)
+            yield from _answered(source, [info], size, job, records, values)
     elif why:
         yield f"{GEOMETRY}: tensor {infos[0].name}: {why}"
 
@@ -246,7 +274,8 @@ def _answered(source: Source, infos: Sequence[TensorInfo], size: int, job: Job, 
 def differing_groups(records: Records, record: Record, what: str) -> Iterator[str]:
     """Groups whose coefficients are not those recorded."""
     for name, found in sorted(records.groups.items()):
-        if not _is_close(json.loads(json.dumps(found.data())), record.groups.get(name)):
+        said = {key: value for key, value in record.groups.get(name, {}).items() if key != "setting"}
+        if not _is_close(json.loads(json.dumps(found.data())), said):
             yield f"tensor {name}: {what}"
 
 

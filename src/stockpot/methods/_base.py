@@ -81,7 +81,8 @@ class Parameter:
         """Type and default in words."""
         sort = ONE_MODEL if self.of_model else "|".join(self.choices) if self.choices else self.kind.__name__
         sort += " per model" if self.per_model else ""
-        return sort + (", required" if self.required else f", default {self.default}")
+        default = self.default[0] if isinstance(self.default, tuple) and len(self.default) == 1 else self.default
+        return sort + (", required" if self.required else f", default {default}")
 
 
 @dataclass(frozen=True)

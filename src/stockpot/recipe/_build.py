@@ -7,7 +7,8 @@ from pathlib import Path
 from typing import Any
 
 from stockpot import errors
-from stockpot.recipe._recipe import Mismatch, Missing, Recipe, Ref
+from stockpot.recipe._parts import Mismatch, Missing
+from stockpot.recipe._recipe import Recipe, Ref
 
 
 def build_recipe(
@@ -38,7 +39,7 @@ def build_recipe(
     shared: dict[str, Any] = {}
     each: list[dict[str, Any]] = [{} for _ in models]
     for name, value in (parameters or {}).items():
-        if isinstance(value, list | tuple):
+        if isinstance(value, list | tuple) and not any(isinstance(one, Mapping) for one in value):
             if len(value) != len(models):
                 raise errors.ParameterError(
                     f"{name} needs one value, or one for each model", expected=f"{len(models)} values", got=len(value)

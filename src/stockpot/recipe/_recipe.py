@@ -1,80 +1,48 @@
 """Recipe: what to do, as data. YAML in and out; unknown keys are refused; nothing is ever executed.
 
-The format is the one that the field writes (``merge_method``, ``models``, ``base_model``, ``parameters``, ``dtype``),
-strictly read, with our keys (``granularity``, ``policies``, ``shard_size``, ``seed``, ``allow_nonfinite``) beside it.
+The format is the one that the field writes (``merge_method``, ``models``, ``slices``, ``modules``, ``base_model``,
+``parameters``, ``dtype``), strictly read, with our keys (``granularity``, ``overrides``, ``policies``, ``shard_size``,
+``seed``, ``allow_nonfinite``) beside it.
 """
 
 from __future__ import annotations
 
+from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
 import yaml
-from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationError, model_validator
+from pydantic import BaseModel, BeforeValidator, Field, ValidationError, model_validator
 
 from stockpot import errors
+from stockpot.recipe._parts import ModelEntry, Module, Override, Policies, Slice, SliceSource, Strict
+from stockpot.recipe._problems import in_order, key_problem, value_problem
+from stockpot.recipe._ref import ModelRef
+from stockpot.recipe._settings import Parameters
 from stockpot.recipe._tokenizer import ChatTemplate, Tokenizer, tokenizer_owner
 from stockpot.recipe._yaml import SIZE_CAP, load_yaml
 
-LATER_KEYS = ("slices", "modules")
-"""Keys of the field's format that this version knows but does not serve."""
 IGNORED_PARAMETERS = ("int8_mask",)
 """Memory switches of other tools: accepted, without effect."""
+NAME = r"[A-Za-z0-9][A-Za-z0-9._-]{0,99}"
+"""What a document may be called: it becomes a folder."""
+_PARTS: dict[str, type[Strict]] = {
+    "models": ModelEntry, "slices": Slice, "sources": SliceSource, "modules": Module, "overrides": Override,
+    "policies": Policies,
+}  # fmt: skip
+Change = Callable[[Mapping[str, Any], str], dict[str, Any]]
+"""Parameters, and whose they are, as other parameters."""
 
 
 def _plain_dtype(value: object) -> object:
     return value.removeprefix("torch.") if isinstance(value, str) else value
 
 
-def _as_list(value: object) -> object:
-    return [value] if isinstance(value, str) else value
-
-
 Dtype = Annotated[Literal["float64", "float32", "float16", "bfloat16"], BeforeValidator(_plain_dtype)]
-Patterns = Annotated[tuple[str, ...], BeforeValidator(_as_list)]
-
-
-def _scalar(value: object) -> object:
-    if not isinstance(value, bool | int | float | str):
-        raise ValueError(
-            "must be one number, word or true/false (gradients and filters are not served by this version)"
-        )
-    return value
-
-
-Parameters = dict[str, Annotated[Any, BeforeValidator(_scalar)]]
-
-
 Ref = str | Path
-Missing = Literal["error", "base", "average", "first"]
-Mismatch = Literal["error", "base", "first"]
 
 
-class _Strict(BaseModel):
-    model_config = ConfigDict(extra="forbid", frozen=True, strict=False)
-
-
-class ModelEntry(_Strict):
-    """One ingredient, with its own parameters."""
-
-    model: str
-    parameters: Parameters = Field(default_factory=dict)
-    tensor_weights: dict[str, float] = Field(default_factory=dict)
-    """Of ``linear``: the weight of each tensor by its name, used as it is, instead of one weight for all of them."""
-
-
-class Policies(_Strict):
-    """Which tensors take part, and what happens to those that do not correspond."""
-
-    only: Patterns = ()
-    exclude: Patterns = ()
-    rename: Patterns = ()
-    missing: Missing = "error"
-    mismatch: Mismatch = "error"
-    template: str | None = None
-
-
-class Recipe(_Strict):
+class Recipe(Strict):
     """One merge.
 
     >>> recipe = Recipe.from_yaml("{merge_method: model_stock, base_model: b, models: [{model: x}, {model: y}]}")
@@ -83,9 +51,12 @@ class Recipe(_Strict):
     """
 
     merge_method: str
-    models: tuple[ModelEntry, ...] = Field(min_length=1)
-    base_model: str | None = None
+    models: tuple[ModelEntry, ...] = ()
+    slices: tuple[Slice, ...] | None = Field(default=None, min_length=1)
+    modules: dict[str, Module] | None = Field(default=None, min_length=1)
+    base_model: ModelRef | None = None
     parameters: Parameters = Field(default_factory=dict)
+    overrides: tuple[Override, ...] = ()
     dtype: Dtype | None = None
     out_dtype: Dtype | None = None
     granularity: str | None = None
@@ -95,6 +66,8 @@ class Recipe(_Strict):
     shard_size: str | int | None = None
     seed: int = 0
     allow_nonfinite: bool = False
+    name: Annotated[str, Field(pattern=f"^{NAME}$")] | None = None
+    """What other documents of the same file call its result."""
     tokenizer: Tokenizer | None = None
     tokenizer_source: Annotated[str, Field(min_length=1)] | None = None
     """The short form of ``tokenizer``: its source alone."""
@@ -111,53 +84,99 @@ class Recipe(_Strict):
         """What either form says of the output's tokenizer; None: the tokenizers are not looked at."""
         return self.tokenizer or (Tokenizer(source=self.tokenizer_source) if self.tokenizer_source else None)
 
+    @model_validator(mode="after")
+    def _one_kind(self) -> Recipe:
+        found = [key for key in ("models", "slices", "modules") if getattr(self, key)]
+        if len(found) > 1:
+            raise ValueError(f"a recipe has one of models, slices and modules, got {' and '.join(found)}")
+        if not found:
+            raise ValueError("the key 'models' is missing or empty (or slices, or modules)")
+        return self
+
     @property
     def output_dtype(self) -> str | None:
         """The floating dtype asked for: ``out_dtype``, else ``dtype``, else None (as the models have it)."""
         return self.out_dtype or self.dtype
 
+    @property
+    def refs(self) -> tuple[str, ...]:
+        """Every model that is named, once, in order; the base first."""
+        return tuple(dict.fromkeys(self._refs()))
+
+    def _refs(self) -> Iterator[str]:
+        if self.base_model is not None:
+            yield self.base_model
+        holders: list[Recipe | Module] = [self, *(self.modules or {}).values()]
+        for holder in holders:
+            for entry in holder.models or ():
+                yield entry.model
+            for one in holder.slices or ():
+                if one.base_model is not None:
+                    yield one.base_model
+                for source in one.sources:
+                    yield source.model
+
+    def renamed(self, change: Callable[[str], str]) -> Recipe:
+        """The same with other names for the models."""
+
+        def named(entry: Any) -> Any:
+            return entry.model_copy(update={"model": change(entry.model)})
+
+        def sliced(one: Slice) -> Slice:
+            base = None if one.base_model is None else change(one.base_model)
+            return one.model_copy(update={"base_model": base, "sources": tuple(map(named, one.sources))})
+
+        return self._with(named, sliced).model_copy(
+            update={"base_model": None if self.base_model is None else change(self.base_model)}
+        )
+
+    def reparametrized(self, change: Change) -> Recipe:
+        """The same with other parameters: ``change`` is given those of each place, and words for the place."""
+
+        def of(holder: Any, where: str) -> Any:
+            return holder.model_copy(update={"parameters": change(holder.parameters, where)})
+
+        def sliced(one: Slice) -> Slice:
+            sources = tuple(of(source, f" at model {source.model}") for source in one.sources)
+            return of(one, " of a slice").model_copy(update={"sources": sources})  # type: ignore[no-any-return]
+
+        found = self._with(lambda entry: of(entry, f" at model {entry.model}"), sliced)
+        modules = found.modules and {name: of(one, f" of module {name}") for name, one in found.modules.items()}
+        overrides = tuple(of(one, f" of override {one.match}") for one in found.overrides)
+        return of(found, "").model_copy(update={"modules": modules, "overrides": overrides})  # type: ignore[no-any-return]
+
+    def _with(self, entry: Callable[[ModelEntry], ModelEntry], sliced: Callable[[Slice], Slice]) -> Recipe:
+        """The same with other entries and slices, wherever they stand."""
+
+        def changed(holder: Any) -> dict[str, Any]:
+            return {
+                "models": holder.models and tuple(map(entry, holder.models)),
+                "slices": holder.slices and tuple(map(sliced, holder.slices)),
+            }
+
+        modules = self.modules and {name: one.model_copy(update=changed(one)) for name, one in self.modules.items()}
+        return self.model_copy(update={**changed(self), "modules": modules})
+
     @classmethod
     def from_yaml(cls, text: str, source: str = "recipe") -> Recipe:
         """Read a recipe; RecipeError lists every problem. Never executes anything."""
-        return cls.from_data(load_yaml(text, source), source)
+        documents = load_yaml(text, source)
+        if len(documents) != 1:
+            raise errors.RecipeError("a recipe is one YAML document", file=source, got=f"{len(documents)} documents")
+        return cls.from_data(documents[0], source)
 
     @classmethod
     def from_data(cls, data: object, source: str = "recipe") -> Recipe:
         """Read a recipe from a map of plain values."""
-        if not isinstance(data, dict):
-            raise errors.RecipeError("a recipe is a map of keys to values", file=source, got=type(data).__name__)
-        problems = [f"{key} is not served by this version" for key in LATER_KEYS if key in data]
-        data = {key: value for key, value in data.items() if key not in LATER_KEYS}
-        recipe = None
-        try:
-            recipe = cls.model_validate(data)
-        except ValidationError as error:
-            found = error.errors()
-            # A tuple with a bad item is also reported as too short.
-            found = [entry for entry in found if entry["type"] != "too_short" or len(found) == 1]
-            problems += [_problem(entry) for entry in found]
+        recipe, problems, _ = read(data)
         if recipe is None or problems:
-            first, *rest = problems
-            raise errors.RecipeError(f"the recipe cannot be used: {first}", file=source, problems=rest)
+            raise unusable(problems, source)
         return recipe
 
     @classmethod
     def from_file(cls, path: str | Path) -> Recipe:
         """Read a recipe file."""
-        path = Path(path)
-        try:
-            if not path.is_file() and path.exists():
-                raise errors.RecipeError("the recipe is no file", file=str(path))
-            if path.stat().st_size > SIZE_CAP:
-                raise errors.RecipeError("the recipe is absurdly long", file=str(path), expected=f"{SIZE_CAP} bytes")
-            text = path.read_text("utf-8")
-        except FileNotFoundError:
-            raise errors.NotFoundError("no such recipe", file=str(path)) from None
-        except UnicodeDecodeError:
-            raise errors.RecipeError("the recipe is not UTF-8 text", file=str(path)) from None
-        except OSError as error:
-            raise errors.UnreadableError(f"the recipe cannot be read ({error.strerror})", file=str(path)) from None
-        return cls.from_yaml(text, str(path))
+        return cls.from_yaml(text_of(path), str(path))
 
     def to_yaml(self) -> str:
         """The recipe as YAML, printable; reading it back gives an equal recipe."""
@@ -168,21 +187,68 @@ class Recipe(_Strict):
         return str(yaml.safe_dump(data, sort_keys=False))
 
 
+_HOMES: dict[str, type[Strict]] = {**_PARTS, "the top level": Recipe}
+
+
+def text_of(path: str | Path) -> str:
+    """The text of a recipe file."""
+    path = Path(path)
+    try:
+        if not path.is_file() and path.exists():
+            raise errors.RecipeError("the recipe is no file", file=str(path))
+        if path.stat().st_size > SIZE_CAP:
+            raise errors.RecipeError("the recipe is absurdly long", file=str(path), expected=f"{SIZE_CAP} bytes")
+        return path.read_text("utf-8")
+    except FileNotFoundError:
+        raise errors.NotFoundError("no such recipe", file=str(path)) from None
+    except UnicodeDecodeError:
+        raise errors.RecipeError("the recipe is not UTF-8 text", file=str(path)) from None
+    except OSError as error:
+        raise errors.UnreadableError(f"the recipe cannot be read ({error.strerror})", file=str(path)) from None
+
+
+def unusable(problems: list[str], source: str) -> errors.RecipeError:
+    """The error for a recipe with these problems."""
+    first, *rest = problems
+    return errors.RecipeError(f"the recipe cannot be used: {first}", file=source, problems=rest)
+
+
+def read(data: object, *, lenient: bool = False) -> tuple[Recipe | None, list[str], list[str]]:
+    """(recipe, problems, warnings) of a map of plain values; ``lenient``: unknown keys are left out and warned of."""
+    if not isinstance(data, dict):
+        return None, [f"a recipe is a map of keys to values, got {type(data).__name__}"], []
+    problems: list[str] = []
+    warnings: list[str] = []
+    try:
+        return Recipe.model_validate(data), problems, warnings
+    except ValidationError as error:
+        found = error.errors()
+    unknown = [_problem(entry) for entry in found if entry["type"] == "extra_forbidden"]
+    if lenient and unknown:
+        for entry in found:
+            if entry["type"] == "extra_forbidden":
+                data = _without(data, entry["loc"])
+        recipe, others, more = read(data)
+        return recipe, problems + others, [f"ignored: {line}" for line in unknown] + more
+    return None, problems + [_problem(entry) for entry in in_order(found)], warnings
+
+
+def _without(data: Any, path: tuple[Any, ...]) -> Any:
+    """A copy of nested values without the one at that path."""
+    first, *rest = path
+    if isinstance(data, list):
+        return [_without(one, tuple(rest)) if n == first else one for n, one in enumerate(data)]
+    if rest:
+        return {key: _without(one, tuple(rest)) if key == first else one for key, one in data.items()}
+    return {key: one for key, one in data.items() if str(key) != str(first)}
+
+
 def _problem(entry: Any) -> str:
-    """One line for one of pydantic's findings, with the nearest known key where a key is unknown."""
+    """One line for one of pydantic's findings."""
     path = entry["loc"]
-    where = ".".join(str(part) for part in path) or "recipe"
-    if entry["type"] == "extra_forbidden":
-        owner: type[BaseModel] = Policies if path[0] == "policies" else ModelEntry if path[0] == "models" else Recipe
-        if path[0] == "tokenizer":
-            owner = tokenizer_owner(path)
-        known = [*owner.model_fields, *(LATER_KEYS if owner is Recipe else ())]
-        close = errors.nearest(str(path[-1]), known)
-        hint = f"did you mean {close}?" if close else f"known: {', '.join(known)}"
-        return f"unknown key {where!r}; {hint}"
-    if entry["type"] == "missing":
-        return f"the key {where!r} is missing"
-    message = entry["msg"].removeprefix("Value error, ")
-    if not path:
-        return str(message)
-    return f"{where}: {message[:1].lower()}{message[1:]}, got {entry['input']!r}"[:300]
+    if entry["type"] != "extra_forbidden":
+        return value_problem(entry)
+    owner: type[BaseModel] = next((_PARTS[key] for key in reversed(path[:-1]) if key in _PARTS), Recipe)
+    if path[0] == "tokenizer" and len(path) > 1:
+        owner = tokenizer_owner(path)
+    return key_problem(path, owner, _HOMES)

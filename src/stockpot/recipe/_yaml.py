@@ -38,8 +38,8 @@ class _Loader(yaml.SafeLoader):
         return super().construct_mapping(node, deep)
 
 
-def load_yaml(text: str, source: str) -> object:
-    """The values of a text; RecipeError says in which line it is not plain YAML."""
+def load_yaml(text: str, source: str) -> list[object]:
+    """The documents of a text, as plain values; RecipeError says in which line it is not plain YAML."""
     try:
         documents = list(yaml.load_all(text, Loader=_Loader))
     except YAML_ERRORS as error:
@@ -47,11 +47,9 @@ def load_yaml(text: str, source: str) -> object:
         where = f"line {mark.line + 1}" if mark else "it"
         problem = getattr(error, "problem", None) or type(error).__name__
         raise errors.RecipeError(f"the recipe is not plain YAML: {where}: {problem}", file=source) from None
-    if len(documents) != 1:
-        raise errors.RecipeError("a recipe is one YAML document", file=source, got=f"{len(documents)} documents")
-    if _count(documents[0]) > NODES_CAP:
+    if _count(documents) > NODES_CAP:
         raise errors.RecipeError("the recipe expands to absurdly many values", file=source, expected=NODES_CAP)
-    return documents[0]
+    return documents
 
 
 def _count(value: object) -> int:

@@ -20,6 +20,7 @@ if TYPE_CHECKING:
     from stockpot.report._landscape_figures import barrier_pictures, landscape_pictures
     from stockpot.report._landscape_page import barrier_page, landscape_page
     from stockpot.report._names import short_names
+    from stockpot.report._recipes import check_record, check_table
     from stockpot.report._soup import (
         cache_table,
         ensembles_summary,
@@ -38,6 +39,8 @@ if TYPE_CHECKING:
     from stockpot.report._training_figures import training_pictures
 
 __all__ = [
+    "check_record",
+    "check_table",
     "Picture",
     "barrier_page",
     "barrier_pictures",
@@ -107,6 +110,8 @@ _LATER = {
     "landscape_table": "_landscape",
     "merge_summary": "_text",
     "method_page": "_text",
+    "check_record": "_recipes",
+    "check_table": "_recipes",
     "methods_table": "_tables",
     "plain_scores": "_soup",
     "plan_table": "_tables",

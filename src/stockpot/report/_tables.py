@@ -23,14 +23,23 @@ def methods_table(methods: Iterable[Method]) -> Table:
     return table
 
 
+def parameter_lines(plan: Plan) -> list[str]:
+    """The parameters of a merge: one value each, or the range over its tensors."""
+    lines = []
+    for name in plan.job.values:
+        found = list(dict.fromkeys(values[name] for values in plan.alignment.settings))
+        shown = str(found[0]) if len(found) == 1 else f"{len(found)} values by tensor, {found[0]} to {found[-1]}"
+        lines.append(f"{name}={shown}")
+    return lines
+
+
 def plan_table(plan: Plan) -> Table:
     """What a merge would do."""
     table = Table("", "plan", box=SIMPLE, pad_edge=False, show_header=False)
     record = plan.record()
     job = plan.job
     table.add_row("method", job.method.name + (f", granularity {job.granularity}" if job.method.granularity else ""))
-    parameters = ", ".join(f"{name}={value}" for name, value in job.values.items())
-    table.add_row("parameters", parameters or "none")
+    table.add_row("parameters", "; ".join(parameter_lines(plan)) or "none")
     if job.rank is not None:
         table.add_row("rank", str(job.rank))
     for number, checkpoint in enumerate(plan.inputs.given.checkpoints):

@@ -1,0 +1,112 @@
+"""Merges that take one another's results: kept, reused, made anew; told in the result's provenance."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import pytest
+from tests.cli._kitchen import Program, snapshot
+
+import stockpot
+from stockpot import errors
+from stockpot.engine import verify
+
+RECIPE = """\
+name: half
+merge_method: linear
+models: [{model: a}, {model: b}]
+parameters: {weight: 0.5}
+---
+merge_method: task_arithmetic
+base_model: base
+models: [{model: half, parameters: {weight: SHARE}}]
+"""
+REUSED = "made before by the same job, and whole"
+
+
+@pytest.fixture
+def recipe(place: Path) -> Path:
+    """Two documents."""
+    path = place / "two.yaml"
+    path.write_text(RECIPE.replace("SHARE", "0.5"))
+    return path
+
+
+def test_a_part_is_reused_by_the_same_job(recipe: Path, program: Program, place: Path) -> None:
+    """A second result that needs the same part takes what lies there, byte for byte as it was."""
+    assert REUSED not in program.does("merge", recipe, "--out", "out").err
+    before = snapshot(place / "out.parts")
+    recipe.write_text(RECIPE.replace("SHARE", "0.25"))
+    program.does("merge", recipe, "--out", "out", "--overwrite", "--quiet")
+    assert snapshot(place / "out.parts") == before
+    assert REUSED in program.does("merge", recipe, "--out", "out", "--overwrite").err
+
+
+@pytest.mark.parametrize("what", ["recipe", "input", "weights cut", "record gone"])
+def test_a_part_is_made_anew_where_it_is_another(what: str, recipe: Path, program: Program, place: Path) -> None:
+    """Another recipe, another input, or damage: the part is made again, and so is whole."""
+    program.does("merge", recipe, "--out", "out")
+    half = place / "out.parts" / "half"
+    if what == "recipe":
+        recipe.write_text(recipe.read_text().replace("{weight: 0.5}\n---", "{weight: [0.5, 0.25]}\n---"))
+    elif what == "input":
+        content = (place / "b" / "model.safetensors").read_bytes()
+        (place / "b").unlink()
+        (place / "b").mkdir()
+        (place / "b" / "model.safetensors").write_bytes(content[:-4] + b"\0\0\0\0")
+    elif what == "weights cut":
+        weights = half / "model.safetensors"
+        weights.write_bytes(weights.read_bytes()[:-4])
+    else:
+        (half / "stockpot_run.json").unlink()
+    assert REUSED not in program.does("merge", recipe, "--out", "out", "--overwrite").err
+    assert verify(half, recompute=1.0).problems == ()
+    assert verify(place / "out", recompute=1.0).problems == ()
+
+
+def test_the_result_says_how_its_parts_were_made(recipe: Path, program: Program, place: Path) -> None:
+    """The provenance holds the part's recipe and inputs; without the part, deriving anew says what it needs."""
+    program.does("merge", recipe, "--out", "out")
+    made = json.loads((place / "out" / "stockpot.json").read_text("utf-8"))["made_from"]
+    assert [one["ref"] for one in made["out.parts/half"]["inputs"]] == ["a", "b"]
+    assert made["out.parts/half"]["recipe"]["merge_method"] == "linear"
+    (place / "out.parts").rename(place / "elsewhere")
+    assert verify(place / "out").problems == ()
+    with pytest.raises(errors.NotFoundError, match=r"made for this merge is gone.*run the same recipe again"):
+        verify(place / "out", recompute=1.0)
+
+
+def test_a_plan_of_all_is_made_without_making_any(recipe: Path, program: Program, place: Path) -> None:
+    """``--dry-run`` shows the part's plan and the result's, with what the part will be; nothing is written."""
+    before = snapshot(place)
+    found = program.does("merge", recipe, "--out", "out", "--dry-run", "--json").data
+    assert [one["name"] for one in found["parts"]] == ["half"]
+    assert found["tensors"] == found["parts"][0]["tensors"] == 39
+    assert "half" in program.does("merge", recipe, "--out", "out", "--dry-run").out
+    assert snapshot(place) == before
+
+
+def test_an_existing_out_is_found_before_parts_are_made(recipe: Path, program: Program, place: Path) -> None:
+    """What would stop the result stops the parts."""
+    (place / "out").mkdir()
+    before = snapshot(place)
+    assert program("merge", recipe, "--out", "out").code == 2
+    assert snapshot(place) == before
+
+
+def test_python_takes_the_same_file(recipe: Path, place: Path) -> None:
+    """``stockpot.merge`` of a file of documents; one file as OUT has its provenance inside."""
+    result = stockpot.merge(recipe, out="one.safetensors")
+    assert result.tensors == 39
+    assert verify(place / "one.safetensors", recompute=1.0).problems == ()
+    assert (place / "one.safetensors.parts" / "half" / "stockpot.json").is_file()
+
+
+def test_an_adapter_on_a_part(program: Program, place: Path) -> None:
+    """A document's result takes an adapter as any model does."""
+    text = RECIPE.replace("model: half", "model: half+lora").replace("SHARE", "1.0")
+    (place / "two.yaml").write_text(text)
+    program.does("check", "two.yaml")
+    program.does("merge", "two.yaml", "--out", "out")
+    assert verify(place / "out", recompute=1.0).problems == ()
