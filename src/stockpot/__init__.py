@@ -14,6 +14,7 @@ from stockpot._version import __version__
 if TYPE_CHECKING:
     from stockpot._api import geometry, merge, merge_state_dicts, open_checkpoint, plan
     from stockpot.checkpoint import last_checkpoints
+    from stockpot.collect import collect_fisher, collect_inputs
     from stockpot.engine import Geometry, MergeResult, Plan, verify
     from stockpot.recipe import Recipe
 
@@ -23,6 +24,8 @@ __all__ = [
     "Plan",
     "Recipe",
     "__version__",
+    "collect_fisher",
+    "collect_inputs",
     "geometry",
     "last_checkpoints",
     "merge",
@@ -37,6 +40,8 @@ _LATER = {
     "MergeResult": "engine",
     "Plan": "engine",
     "Recipe": "recipe",
+    "collect_fisher": "collect",
+    "collect_inputs": "collect",
     "geometry": "_api",
     "last_checkpoints": "checkpoint",
     "merge": "_api",

@@ -197,7 +197,7 @@ def merge_state_dicts(
     sources += [engine.MemorySource(by_name[name], name) for name in job.models]
     made = engine.make_plan(
         job,
-        engine.Inputs(tuple(sources), base is not None),
+        engine.with_statistics(job, engine.Inputs(tuple(sources), base is not None)),
         Path("memory"),
         memory=parse_size(memory),
         workers=workers,

@@ -21,6 +21,7 @@ COMMANDS = (
     "geometry",
     "landscape",
     "barrier",
+    "collect",
     "methods",
     "demo",
 )

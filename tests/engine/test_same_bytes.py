@@ -18,6 +18,7 @@ from stockpot.measure import GRANULARITIES
 from stockpot.methods import all_methods, get_method
 
 from ._checkpoints import SMALL, buffers, contents, folder, tensors
+from ._statistics import statistics_of
 
 # One worker in 64 MiB holds two inputs of this tensor at once but not four; 4 GiB hold all of them.
 BIG = {"encoder.layer.2.big.weight": ((2300, 3000), torch.float32)}
@@ -46,7 +47,7 @@ def options(name: str, granularity: str | None, models: list[Any]) -> dict[str, 
     most = 1 if name == "slerp" else most
     return {
         "models": models[:most],
-        "parameters": NEEDED.get(name, {}),
+        "parameters": NEEDED.get(name, {}) | statistics_of(name, models[:most]),
         "granularity": granularity,
     }
 

@@ -125,3 +125,15 @@ def write_lines(path: Path, rows: Sequence[dict[str, object]]) -> Path:
     """JSONL."""
     path.write_text("".join(json.dumps(row) + "\n" for row in rows), "utf-8")
     return path
+
+
+def llama(folder: Path) -> Path:
+    """A causal language model with a head of its own."""
+    torch.manual_seed(4)
+    config = transformers.LlamaConfig(
+        vocab_size=len(WORDS), hidden_size=16, intermediate_size=24, num_hidden_layers=2, num_attention_heads=4,
+        num_key_value_heads=2, max_position_embeddings=16, tie_word_embeddings=False, pad_token_id=0, eos_token_id=3,
+    )  # fmt: skip
+    transformers.LlamaForCausalLM(config).save_pretrained(folder)
+    save_tokenizer(folder, bert=False)
+    return folder

@@ -3,12 +3,17 @@
 from __future__ import annotations
 
 import importlib.metadata
+from pathlib import Path
 
 import numpy as np
 import pytest
+import torch
+from safetensors.torch import save_file
+from tests.engine._statistics import statistics_of
 
 from stockpot.methods import Mixture, all_methods, coefficients
 from stockpot.testing import check_method
+from stockpot.testing._contract import SHAPES
 
 CASES = [
     ("linear", {}),
@@ -34,6 +39,18 @@ CASES = [
     ("breadcrumbs_ties", {"density": 0.9, "rescale": True}),
     ("della", {"density": 0.5}),
     ("della_linear", {"density": 0.7, "epsilon": 0.1, "rescale": False}),
+    ("sce", {}),
+    ("sce", {"select_topk": 0.2}),
+    ("nearswap", {"t": 0.05}),
+    ("arcee_fusion", {}),
+    ("ram", {"epsilon": 0.1}),
+    ("ramplus_tl", {"epsilon": 0.2}),
+    ("emr", {}),
+    ("emr", {"task": 1}),
+    ("fisher", {}),
+    ("fisher", {"weight": [0.5, 1.0, 0.0]}),
+    ("regmean", {}),
+    ("regmean", {"alpha": 1.0}),
     ("model_stock", {}),
     ("model_stock", {"norms": "free"}),
     ("model_stock", {"granularity": "row"}),
@@ -42,9 +59,11 @@ CASES = [
 
 
 @pytest.mark.parametrize(("name", "parameters"), CASES)
-def test_every_method_meets_the_contract(name: str, parameters: dict[str, object]) -> None:
+def test_every_method_meets_the_contract(name: str, parameters: dict[str, object], tmp_path: Path) -> None:
     """Each method, with each kind of parameter, answers all questions."""
-    check_method(name, parameters)
+    first = tmp_path / "model.safetensors"
+    save_file({name: torch.zeros(shape) for name, shape in SHAPES.items()}, first)
+    check_method(name, {**parameters, **statistics_of(name, [first] * 3)})
 
 
 def test_no_method_is_left_out() -> None:

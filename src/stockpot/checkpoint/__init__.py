@@ -11,7 +11,7 @@ from stockpot.checkpoint._dtypes import (
 )
 from stockpot.checkpoint._files import FileIdentity, View, is_below, require_readable
 from stockpot.checkpoint._folder import ADAPTER_CONFIG, ADAPTER_STEM, CONFIG, MANIFESTS
-from stockpot.checkpoint._header import NAME_CAP, SEAL, TensorInfo, blank_seal
+from stockpot.checkpoint._header import NAME_CAP, SEAL, STATISTICS, TensorInfo, blank_seal
 from stockpot.checkpoint._hub import cache_folder, current_commit, hub_ids
 from stockpot.checkpoint._layout import (
     Layout,
@@ -53,6 +53,7 @@ __all__ = [
     "OutFile",
     "Part",
     "SEAL",
+    "STATISTICS",
     "Source",
     "TIE",
     "Spec",

@@ -92,7 +92,9 @@ def build(tensors: Sequence[tuple[str, str, tuple[int, ...]]], metadata: Mapping
 
 
 SEAL = "stockpot_seal"
-OWN_KEYS = frozenset(("stockpot", SEAL))
+STATISTICS = "stockpot_statistics"
+"""Metadata that says how a file of statistics was made."""
+OWN_KEYS = frozenset(("stockpot", SEAL, STATISTICS))
 """Metadata that says how a file was made: another file made from it does not inherit them."""
 _BLANK = "0" * 32
 

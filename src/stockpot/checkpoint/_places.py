@@ -8,6 +8,7 @@ from pathlib import Path
 
 from stockpot import errors
 from stockpot.checkpoint._files import require_readable
+from stockpot.checkpoint._header import STATISTICS
 from stockpot.checkpoint._pickle_writer import is_sealed_archive, read_provenance
 from stockpot.checkpoint._replacing import OLD, PARTIAL, is_ours
 
@@ -68,6 +69,6 @@ def _is_ours(out: Path) -> bool:
             return read_provenance(out) is not None and is_sealed_archive(out) is True
         from stockpot.checkpoint._open import open_local
 
-        return "stockpot" in open_local(str(out), out).metadata
+        return not {"stockpot", STATISTICS}.isdisjoint(open_local(str(out), out).metadata)
     except errors.StockpotError:
         return False

@@ -226,6 +226,13 @@ class Staging:
         with self._files.use(name) as fd:
             return os.pread(fd, size, offset)
 
+    def sum_of(self, name: str) -> str:
+        """SHA-256 of a file being written, as it is now."""
+        digest = hashlib.sha256()
+        for start in range(0, self._sizes[name], COPY_BYTES):
+            digest.update(self.read(name, start, COPY_BYTES))
+        return digest.hexdigest()
+
     def finish(self, record: Mapping[str, Any]) -> None:
         """Something is written whole; its journal line follows once its bytes are on disk."""
         with self._mutex:

@@ -18,6 +18,7 @@ from stockpot._version import __version__
 from stockpot.cli import _output
 from stockpot.cli.bench import bench
 from stockpot.cli.cache import cache
+from stockpot.cli.collect import collect
 from stockpot.cli.demo import demo
 from stockpot.cli.ensemble import ensemble
 from stockpot.cli.evaluate import evaluate
@@ -46,6 +47,7 @@ app.command("geometry")(geometry)
 app.command("landscape")(landscape)
 app.command("barrier")(barrier)
 app.add_typer(bench, name="bench")
+app.add_typer(collect, name="collect")
 app.command("cache")(cache)
 app.command("methods")(methods)
 app.command("demo")(demo)

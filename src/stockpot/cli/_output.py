@@ -83,6 +83,21 @@ def byte_progress(label: str, quiet: bool) -> Iterator[Callable[[int, int], None
         yield lambda done, total: bar.update(task, completed=done, total=total)
 
 
+@contextmanager
+def count_progress(label: str, quiet: bool) -> Iterator[Callable[[int, int], None] | None]:
+    """A bar by examples with the time left, on a terminal's stderr only."""
+    if quiet or not sys.stderr.isatty():
+        yield None
+        return
+    from rich.console import Console
+    from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
+
+    columns = (TextColumn(label), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
+    with Progress(*columns, console=Console(stderr=True), transient=True) as bar:
+        task = bar.add_task(label, total=None)
+        yield lambda done, total: bar.update(task, completed=done, total=total)
+
+
 SHOWN_ROWS = 12
 
 

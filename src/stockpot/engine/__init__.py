@@ -14,6 +14,7 @@ from stockpot.engine._job import Job, resolve
 from stockpot.engine._plan import Group, Plan, Story, is_one_file, make_plan, open_inputs, with_links_told
 from stockpot.engine._provenance import PROVENANCE
 from stockpot.engine._side_files import differing_side_files, side_files
+from stockpot.engine._statistics import with_statistics
 
 if TYPE_CHECKING:
     from stockpot.engine._content import file_digest, memory_digest, mixture_digest
@@ -65,6 +66,7 @@ __all__ = [
     "verify",
     "write",
     "with_links_told",
+    "with_statistics",
 ]
 
 _LATER = {

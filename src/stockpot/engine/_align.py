@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Literal
 
 from stockpot import errors
@@ -23,6 +23,7 @@ from stockpot.checkpoint import (
 from stockpot.engine._job import Job, split_rename
 from stockpot.engine._names import missing_error, rename_hints, tied_head
 from stockpot.engine._watch import Watch
+from stockpot.methods import Statistic
 
 if TYPE_CHECKING:
     from stockpot.vocabulary import Vocabulary
@@ -43,6 +44,15 @@ class Decision:
 
 
 @dataclass(frozen=True, slots=True)
+class SlotStatistic:
+    """Where the values of a model's tensor are, and what is said of them."""
+
+    source: tuple[int, TensorInfo]
+    streamed: bool
+    about: Statistic
+
+
+@dataclass(frozen=True, slots=True)
 class Slot:
     """One output tensor and where it comes from.
 
@@ -60,11 +70,19 @@ class Slot:
     """Whether NaN and Inf in it are refused; not where the user left the tensor out of the merge."""
     setting: int = 0
     """Which of the alignment's ``settings`` are its method's parameters."""
+    statistics: tuple[SlotStatistic, ...] = ()
+    """What data say of the tensor, one for each model; those that are streamed stand behind ``sources`` too."""
+
+    @property
+    def models(self) -> int:
+        """How many of its sources are checkpoints, the base among them."""
+        return len(self.sources) - sum(one.streamed for one in self.statistics)
 
 
 @dataclass(frozen=True)
 class Inputs:
-    """The opened checkpoints: ``checkpoints[0]`` is the base where there is one, then the models in order."""
+    """The opened checkpoints: ``checkpoints[0]`` is the base where there is one, then the models in order, then the
+    files of ``statistics``, as many as it says."""
 
     checkpoints: tuple[Source, ...]
     has_base: bool
@@ -74,6 +92,12 @@ class Inputs:
     """Where adapters are merged: they themselves."""
     vocabulary: Vocabulary | None = None
     """Where a recipe speaks of tokenizers or chat templates: what comes of it."""
+    statistics: int = 0
+
+    @property
+    def merged(self) -> Inputs:
+        """Without the statistics."""
+        return replace(self, checkpoints=self.checkpoints[: len(self.checkpoints) - self.statistics], statistics=0)
 
     @property
     def given(self) -> Inputs:
@@ -81,7 +105,9 @@ class Inputs:
         return self.originals or self
 
     def role(self, number: int) -> str:
-        """base or model."""
+        """base, model or statistics."""
+        if number >= len(self.checkpoints) - self.statistics:
+            return "statistics"
         return "base" if self.has_base and number == 0 else "model"
 
     @property
@@ -92,7 +118,7 @@ class Inputs:
     @property
     def models(self) -> range:
         """Numbers of the models."""
-        return range(self.first_model, len(self.checkpoints))
+        return range(self.first_model, len(self.checkpoints) - self.statistics)
 
 
 @dataclass(frozen=True)

@@ -14,7 +14,7 @@ from stockpot.checkpoint import nbytes
 from stockpot.engine._output import Output
 from stockpot.engine._plan import Group, Plan
 from stockpot.engine._records import Records
-from stockpot.engine._schedule import Copy, Make, Measure, Mix, Rows, Small, Task, Whole
+from stockpot.engine._schedule import Copy, Look, Make, Measure, Mix, Rows, Small, Task, Whole
 from stockpot.engine._sinks import Sink
 from stockpot.kernels import catching_lost_pages
 from stockpot.measure import Array
@@ -64,6 +64,9 @@ class Run:
         self._failures: list[tuple[int, BaseException]] = []
         self.output = Output(plan, sink, records, self._wait_on)
         self._groups: dict[int, _GroupState] = {}
+        self.looks: dict[int, Array] = {}
+        self.survey: Array | None = None
+        """What a look at all tensors came to, before."""
         self._answers: dict[tuple[int, int], Mixture] = {}
         for task in tasks:
             if isinstance(task, Measure):
@@ -287,7 +290,7 @@ def _task_bytes(plan: Plan, task: Task) -> int:
     if isinstance(task, Small):
         return sum(info.size_bytes for number in task.slots for _, info in plan.slots[number].sources)
     slot = plan.slots[task.slot]
-    if isinstance(task, Whole | Make):
+    if isinstance(task, Whole | Make | Look):
         return sum(info.size_bytes for _, info in slot.sources)
     if isinstance(task, Copy):
         return (task.stop - task.start) * len(slot.sources)

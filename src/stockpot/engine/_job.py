@@ -6,6 +6,7 @@ import math
 import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 from stockpot import errors
@@ -72,6 +73,7 @@ def resolve(recipe: Recipe, *, from_file: bool = False, method: Method | None = 
         raise errors.unknown_name("granularity", granularity, GRANULARITIES)
     block_regex = values.pop("block_regex", None)
     values.pop("granularity", None)
+    values.update(_places(method, values, [entry.model for entry in models]))
     _check_patterns(recipe, block_regex)
     method.check(len(models) + anchored, values)  # what arguments alone can tell is told before anything is opened
     return Job(
@@ -229,6 +231,27 @@ def _values(recipe: Recipe, method: Method, entries: list[ModelEntry], from_file
         each = [value if value is not None else shared if shared is not None else default for value in own]
         values[name] = check_value(method.name, parameter, each, len(entries))
     return values
+
+
+def _places(method: Method, values: Mapping[str, object], models: Sequence[str]) -> dict[str, object]:
+    """Where parameters name one of the models: its place from 0, or -1 for none."""
+    found: dict[str, object] = {}
+    for parameter in method.parameters.values():
+        if parameter.of_model:
+            name = values[parameter.name]
+            found[parameter.name] = -1 if name is None else _place(method, parameter.name, str(name), models)
+    return found
+
+
+def _place(method: Method, parameter: str, name: str, models: Sequence[str]) -> int:
+    """Of the model of that number from 1, that was typed so, or whose path alone ends so."""
+    if name.isdecimal() and 1 <= int(name) <= len(models):
+        return int(name) - 1
+    same = [place for place, model in enumerate(models) if model == name]
+    same = same or [place for place, model in enumerate(models) if Path(model).name == name]
+    if len(same) != 1:
+        raise errors.unknown_name(f"model ({parameter} of {method.name})", name, models)
+    return same[0]
 
 
 def _one(default: object) -> object:

@@ -5,11 +5,16 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 from typing import TYPE_CHECKING
 
-from stockpot.checkpoint import count, itemsize
+import numpy as np
+from numpy.typing import NDArray
+
+from stockpot import errors
+from stockpot.checkpoint import TORCH_NAMES, count, itemsize, read_dense
 from stockpot.engine._align import Slot
+from stockpot.engine._beside import MASK, survey_rule
 from stockpot.engine._budget import rule_of
-from stockpot.engine._schedule import Make, piece_elements
-from stockpot.kernels import NonFiniteInputError, Row, cut
+from stockpot.engine._schedule import Look, Make, piece_elements
+from stockpot.kernels import NonFiniteInputError, Row, cut, widened
 
 if TYPE_CHECKING:
     from stockpot.engine._worker import Worker
@@ -19,7 +24,7 @@ def make(worker: Worker, task: Make, slot: Slot) -> None:
     """Measure what the rule must know, then make piece by piece."""
     rule = rule_of(worker.plan.job, worker.plan.values_of(slot), slot)
     tensor = _Tensor(worker, slot)
-    measured = rule.measure(tensor)
+    measured = rule.measure(tensor, pass_nonfinite=worker.allow)
     tensor.is_last = True
     for place, rows in tensor.pieces():
 
@@ -33,6 +38,16 @@ def make(worker: Worker, task: Make, slot: Slot) -> None:
     worker.run.made(worker.plan.groups[task.group], rule.facts())
 
 
+def look(worker: Worker, task: Look, slot: Slot) -> None:
+    """Look at a tensor before any is made."""
+    rule = survey_rule(worker.plan.job, worker.plan.values_of(slot), slot)
+
+    def put(offset: int, data: NDArray[np.uint8]) -> None:
+        worker.run.sink.store_beside(MASK + slot.name, offset, data.data)
+
+    worker.run.looks[task.group] = rule.survey(_Tensor(worker, slot), put, pass_nonfinite=worker.allow)
+
+
 class _Tensor:
     """The tensor of all inputs, as rules go through it: kept where it fits the worker's memory, else read again."""
 
@@ -42,6 +57,7 @@ class _Tensor:
         self.count = count(slot.shape)
         self.room_bytes = worker.plan.budget.key_bytes
         self.is_last = False
+        self.survey = worker.run.survey
         self.is_near = all(worker.is_seen(number, info) for number, info in slot.sources)
         self._step = piece_elements(worker.plan, slot)
         # What is seen where it is need not be held.
@@ -62,3 +78,14 @@ class _Tensor:
         if self._held is not None:
             return cut(self._held, start, stop)
         return self._worker.load(self._slot, start, stop)
+
+    def statistic(self, model: int) -> NDArray[np.float64]:
+        """All of it, read once more each time."""
+        number, info = self._slot.statistics[model].source
+        source = self._worker.plan.inputs.checkpoints[number]
+        found = widened(Row(TORCH_NAMES[info.dtype], read_dense(source, info))).reshape(info.shape)
+        if not np.isfinite(found).all():
+            raise errors.NonFiniteError(
+                "NaN or Inf in the statistics", tensor=info.name, file=source.ref, remedy="collect them anew"
+            )
+        return found

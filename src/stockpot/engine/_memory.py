@@ -18,6 +18,7 @@ from stockpot.engine._execute import Run, execute
 from stockpot.engine._plan import Group, Plan
 from stockpot.engine._records import Records
 from stockpot.engine._schedule import make_tasks
+from stockpot.engine._survey import survey
 from stockpot.measure import Array
 
 _CODES = {getattr(torch, name): code for code, name in TORCH_NAMES.items() if hasattr(torch, name)}
@@ -138,6 +139,9 @@ class MemorySink:
     def finish_gram(self, group: Group) -> None:
         """Nothing to do."""
 
+    def store_beside(self, name: str, offset: int, data: memoryview) -> None:
+        """What lies beside an output is for files."""
+
 
 def to_memory(
     plan: Plan, sink: MemorySink | None = None, grams: Mapping[str, Array] | None = None
@@ -149,6 +153,7 @@ def to_memory(
     """
     sink, records, known = sink or MemorySink(), Records(), grams or {}
     run = Run(plan, make_tasks(plan, frozenset(), frozenset(known)), sink, records)
+    run.survey = survey(plan, sink)
     for number, group in enumerate(plan.groups):
         if group.name in known:
             run.preset(number, known[group.name])

@@ -39,6 +39,7 @@ from stockpot.engine._side_files import side_files
 from stockpot.engine._sinks import GEOMETRY, StagingSink, geometry_specs
 from stockpot.engine._small_files import copied_files, made_files, record_adapters
 from stockpot.engine._sums import SUMS, sums
+from stockpot.engine._survey import survey
 
 
 @dataclass(frozen=True)
@@ -105,6 +106,7 @@ def write(plan: Plan, *, overwrite: bool = False, resume: bool = True, progress:
     try:
         records = Records()
         run, resumed = _resume(plan, staging, _create_files(plan, staging), records)
+        run.survey = survey(plan, run.sink, whole=True)
         execute(run, progress)
         _finish(plan, staging, records, run, clock, started)
     except errors.InputError:
@@ -150,9 +152,11 @@ def _create_files(plan: Plan, staging: Staging) -> StagingSink:
             staging.create(file.name, file.size, file.header)
             offsets = file.offsets
         places.update({name: (file.name, offset) for name, offset in offsets.items()})
+    if plan.beside is not None:
+        staging.create(plan.beside.name, plan.beside.size, plan.beside.header)
     specs = geometry_specs(plan)
     if not specs:
-        return StagingSink(staging, places, None)
+        return StagingSink(staging, places, None, plan.beside)
     geometry = pack_file(GEOMETRY, specs, {"format": "stockpot gram, upper triangle"})
     staging.create(GEOMETRY, geometry.size, geometry.header)
     return StagingSink(staging, places, geometry)
@@ -209,6 +213,8 @@ def _finish(plan: Plan, staging: Staging, records: Records, run: Run, clock: flo
     if any(specs := geometry_specs(plan)):
         geometry = pack_file(GEOMETRY, specs, {"format": "stockpot gram, upper triangle"})
         hashed[GEOMETRY] = staging.read(GEOMETRY, 0, geometry.size)
+    if plan.beside is not None:
+        copied[plan.beside.name] = staging.sum_of(plan.beside.name)
     small[SUMS] = sums(hashed, copied)
     for name, data in small.items():
         staging.add_file(name, data)

@@ -13,12 +13,14 @@ import xxhash
 from stockpot import errors
 from stockpot._version import __version__
 from stockpot.adapters import open_source
-from stockpot.checkpoint import CONFIG, Layout, Source, nbytes, plan_layout, together
+from stockpot.checkpoint import CONFIG, Layout, OutFile, Source, nbytes, plan_layout, together
 from stockpot.engine._adapters import alignment_of, as_adapters, require_models
-from stockpot.engine._align import Alignment, Inputs, Slot, align
+from stockpot.engine._align import Alignment, Inputs, Slot
+from stockpot.engine._beside import beside
 from stockpot.engine._budget import ALIGNMENT, Budget, fit
 from stockpot.engine._job import Job
 from stockpot.engine._side_files import links_elsewhere, side_files
+from stockpot.engine._statistics import aligned, statistics_bytes, with_statistics
 from stockpot.engine._vocabulary import in_one_vocabulary, with_rows_told, without_tokenizer
 from stockpot.engine._watch import grouping
 from stockpot.kernels import is_compiled
@@ -62,6 +64,8 @@ class Plan:
     bytes_read: int
     warnings: tuple[str, ...]
     story: Story | None = None
+    beside: OutFile | None = None
+    """What the method writes beside the weights."""
 
     @property
     def slots(self) -> tuple[Slot, ...]:
@@ -101,7 +105,8 @@ class Plan:
     def _working_bytes(self) -> int:
         """What sources keep, and strided tensors gathered whole: window and result, of two that follow one another."""
         sizes = [sum(i.nbytes + i.size_bytes for _, i in slot.sources if i.strides is not None) for slot in self.slots]
-        return 2 * max(sizes, default=0) + sum(source.working_bytes for source in self.inputs.checkpoints)
+        working = sum(source.working_bytes for source in self.inputs.checkpoints)
+        return 2 * max(sizes, default=0) + working + self.budget.workers * statistics_bytes(self.slots)
 
     @property
     def key(self) -> str:
@@ -178,7 +183,7 @@ def open_inputs(job: Job, opened: Mapping[str, Source] | None = None, *, adapter
         require_models(sources)
     elif (merged := as_adapters(job, sources[0] if found.has_base else None, models)) is not None:
         return Inputs((merged,), False, merged, found)
-    return found
+    return with_statistics(job, found)
 
 
 def make_plan(
@@ -193,7 +198,7 @@ def make_plan(
 ) -> Plan:
     """Decide everything about a merge from headers; raises InputError kinds. Cost: linear in the tensor count."""
     inputs = in_one_vocabulary(job, inputs)
-    alignment = align(job, inputs) if inputs.adapters is None else alignment_of(job, inputs)
+    alignment = aligned(job, inputs) if inputs.adapters is None else alignment_of(job, inputs)
     alignment = with_rows_told(inputs, alignment)
     slots = alignment.slots
     if not slots:
@@ -201,11 +206,16 @@ def make_plan(
     groups = make_groups(job, slots)
     if job.table is not None:
         _check_table(job.table, [group.name for group in groups])
+    further = beside(job, alignment.settings, [slots[number] for group in groups for number in group.slots])
     budget = fit(job, slots, alignment.settings, memory=memory, workers=workers, device=device)
     one_file = is_one_file(out)
     if one_file and inputs.adapters is not None:
         raise errors.OutputError(
             "an adapter needs its configuration beside it", file=str(out), remedy="name a folder as --out"
+        )
+    if one_file and further is not None:
+        raise errors.OutputError(
+            f"{job.method.name} writes a file beside the model", file=str(out), remedy="name a folder as --out"
         )
     template = inputs.checkpoints[alignment.template]
     layout = plan_layout(
@@ -235,6 +245,7 @@ def make_plan(
             *(without_tokenizer(inputs) if one_file else _lost_configuration(inputs, alignment)),
         ),
         story,
+        further,
     )
 
 
@@ -340,7 +351,7 @@ def disk_needed(plan: Plan) -> int:
     """Bytes that must be free: the weights, what else is written, and a margin."""
     side = 0 if plan.is_one_file else sum(path.stat().st_size for path in side_files(plan.template).values())
     grams = 8 * sum(max(group.rows, 1) for group in plan.groups) * (len(plan.job.models) + 2) ** 2 // 2
-    records = 600 * len(plan.slots)
+    records = 600 * len(plan.slots) + (plan.beside.size if plan.beside is not None else 0)
     return plan.bytes_written + side + (grams if plan.job.method.uses_gram else 0) + records + (1 << 20)
 
 

@@ -22,9 +22,10 @@ from stockpot.engine._plan import Plan, Story, make_plan, open_inputs
 from stockpot.engine._provenance import CARD, PROVENANCE, RUN, as_json, provenance
 from stockpot.engine._records import Records
 from stockpot.engine._schedule import Task, make_tasks
-from stockpot.engine._sinks import GEOMETRY, CollectingSink
+from stockpot.engine._sinks import GEOMETRY, CollectingSink, ComparingSink
 from stockpot.engine._small_files import copied_files, made_files, record_adapters
 from stockpot.engine._sums import SUMS, file_sum, read_sums
+from stockpot.engine._survey import survey
 from stockpot.engine._verify_folder import Record, differing_groups
 from stockpot.measure import pack
 from stockpot.recipe import Recipe
@@ -73,12 +74,16 @@ def rederive(path: Path, record: Record, fraction: float, problems: list[str], n
     tasks, names = _sample(plan, fraction)
     records = Records()
     sink = CollectingSink()
-    execute(Run(plan, tasks, sink, records))
+    run = Run(plan, tasks, sink, records)
+    compared = ComparingSink(path, plan.beside)
+    run.survey = survey(plan, compared, whole=is_whole)
+    execute(run)
     record_adapters(plan, records)
     differing = [name for name in names if records.digests[name] != record.tensors[name].xxh3]
     wrong = [f"tensor {name}: computed anew, its bytes differ" for name in differing]
     wrong += differing_groups(records, record, "computed anew, its coefficients differ")
     wrong += _differing_grams(path / GEOMETRY, plan, sink)
+    wrong += [f"{name}: made anew, its bytes differ" for name in compared.differing]
     if is_whole:
         wrong += _differing_files(path, plan, records, record)
     if wrong:
@@ -150,7 +155,7 @@ def _differing_files(path: Path, plan: Plan, records: Records, record: Record) -
     for name, source in copied_files(plan).items():
         if not (path / name).is_file() or file_sum(path / name) != file_sum(source):
             yield f"{name}: not the one of {plan.template.ref}"
-    known = {*made, *copied_files(plan), CARD, RUN, GEOMETRY}
+    known = {*made, *copied_files(plan), CARD, RUN, GEOMETRY, *([plan.beside.name] if plan.beside is not None else [])}
     listed, _ = read_sums((path / SUMS).read_bytes())
     yield from (f"{name}: nothing that the inputs give" for name in listed if name not in known)
 

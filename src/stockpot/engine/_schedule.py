@@ -76,7 +76,15 @@ class Make:
     group: int
 
 
-Task = Copy | Whole | Measure | Mix | Rows | Small | Make
+@dataclass(frozen=True, slots=True)
+class Look:
+    """A tensor that a method looks at before it makes any."""
+
+    slot: int
+    group: int
+
+
+Task = Copy | Whole | Measure | Mix | Rows | Small | Make | Look
 SMALL_ELEMENTS = BLOCK
 SMALL_TENSORS = 256
 """At most, so that both workers have some."""

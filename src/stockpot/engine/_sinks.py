@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from pathlib import Path
 from typing import Protocol
 
 import numpy as np
@@ -43,6 +44,9 @@ class Sink(Protocol):
     def finish_gram(self, group: Group) -> None:
         """All inner products of a group were stored."""
 
+    def store_beside(self, name: str, offset: int, data: memoryview) -> None:
+        """Bytes of a tensor of the file beside the output, from its byte ``offset`` on."""
+
 
 class NullSink:
     """Keeps digests only (they are in the records), for ``verify --recompute``."""
@@ -71,6 +75,9 @@ class NullSink:
     def finish_gram(self, group: Group) -> None:
         """Nothing to do."""
 
+    def store_beside(self, name: str, offset: int, data: memoryview) -> None:
+        """Forget the bytes."""
+
 
 class CollectingSink(NullSink):
     """Keeps the inner products in memory."""
@@ -96,6 +103,23 @@ class CollectingSink(NullSink):
         return np.concatenate([parts[first] for first in sorted(parts)])
 
 
+class ComparingSink(NullSink):
+    """Compares what is made for the file beside an output with what is there."""
+
+    def __init__(self, folder: Path, beside: OutFile | None) -> None:
+        self._folder = folder
+        self._beside = beside
+        self.differing: dict[str, None] = {}
+
+    def store_beside(self, name: str, offset: int, data: memoryview) -> None:
+        if self._beside is None:
+            return
+        with (self._folder / self._beside.name).open("rb") as file:
+            file.seek(self._beside.offsets[name] + offset)
+            if file.read(len(data)) != data:
+                self.differing[self._beside.name] = None
+
+
 GEOMETRY = "stockpot_geometry.safetensors"
 
 
@@ -104,7 +128,14 @@ class StagingSink:
 
     in_memory = False
 
-    def __init__(self, staging: Staging, places: Mapping[str, tuple[str, int]], geometry: OutFile | None) -> None:
+    def __init__(
+        self,
+        staging: Staging,
+        places: Mapping[str, tuple[str, int]],
+        geometry: OutFile | None,
+        beside: OutFile | None = None,
+    ) -> None:
+        self._beside = beside
         self._staging = staging
         self._places = places
         self._geometry = geometry
@@ -153,6 +184,10 @@ class StagingSink:
     def finish_gram(self, group: Group) -> None:
         if self._geometry is not None:
             self._staging.finish({"gram": group.name})
+
+    def store_beside(self, name: str, offset: int, data: memoryview) -> None:
+        if self._beside is not None:
+            self._staging.write(self._beside.name, self._beside.offsets[name] + offset, data)
 
     def read_gram(self, group: Group, size: int) -> Array:
         """Inner products that an earlier run stored."""

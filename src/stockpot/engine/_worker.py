@@ -12,8 +12,8 @@ from stockpot.engine._align import Slot, source_path
 from stockpot.engine._budget import ALIGNMENT, STAGE_BYTES, row_elements
 from stockpot.engine._device import device_of
 from stockpot.engine._execute import Bytes, Cancelled, Run
-from stockpot.engine._make import make
-from stockpot.engine._schedule import Copy, Make, Measure, Mix, Rows, Small, Task, Whole
+from stockpot.engine._make import look, make
+from stockpot.engine._schedule import Copy, Look, Make, Measure, Mix, Rows, Small, Task, Whole
 from stockpot.kernels import (
     BLOCK,
     LostPagesError,
@@ -81,10 +81,12 @@ class Worker:
                 self.rows(task, slot)
             elif isinstance(task, Make):
                 make(self, task, slot)
+            elif isinstance(task, Look):
+                look(self, task, slot)
             else:
                 self.mix(task, slot)
         except NonFiniteInputError as error:
-            raise self.nonfinite(slot, error, 0 if isinstance(task, Whole | Make) else task.start) from None
+            raise self.nonfinite(slot, error, 0 if isinstance(task, Whole | Make | Look) else task.start) from None
         except LostPagesError:
             raise self.lost(slot) from None
         finally:

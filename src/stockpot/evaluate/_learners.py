@@ -11,7 +11,6 @@ import torch
 from torch import Tensor
 from torch.func import functional_call
 
-from stockpot import errors
 from stockpot.evaluate import _transformers as hf
 from stockpot.evaluate._base import Options
 from stockpot.evaluate._images import ImageEvaluator
@@ -73,15 +72,7 @@ class BuiltInLearner:
             config = hf.config_of(folder, self._evaluator.name)
             plain = {name: tensor.detach() for name, tensor in weights.items()}
             net = hf.model_of(config, plain, self._evaluator.endings, self._evaluator.name)
-            places = {tensor.data_ptr(): name for name, tensor in plain.items() if tensor.numel()}
-            for name, parameter in net.named_parameters():
-                own = places.get(parameter.data_ptr())
-                if own is None or plain[own].shape != parameter.shape:
-                    raise errors.EvaluatorError(
-                        "the library changes this model's weights as it loads them: their gradient is not known here",
-                        tensor=name, remedy="give --learn with functions of your own",
-                    )  # fmt: skip
-                self._names[name] = own
+            self._names = hf.checkpoint_names(net, plain, "give --learn with functions of your own")
             for module in net.modules():  # every call brings its own: none are held here
                 for name, parameter in module._parameters.items():
                     if parameter is not None:

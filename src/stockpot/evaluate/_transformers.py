@@ -104,6 +104,28 @@ def placed(model: Any, device: str | None, precision: str | None) -> Any:
         ) from None
 
 
+def checkpoint_names(model: Any, weights: Mapping[str, torch.Tensor], remedy: str | None = None) -> dict[str, str]:
+    """Each parameter's name among the weights that the model was built from, told by where it lies.
+
+    Of several names of one tensor the first; EvaluatorError, with the remedy, where the library made another of it.
+    """
+    places: dict[int, str] = {}
+    for name, tensor in weights.items():
+        if tensor.numel():
+            places.setdefault(tensor.data_ptr(), name)
+    found = {}
+    for name, parameter in model.named_parameters():
+        own = places.get(parameter.data_ptr())
+        if own is None or weights[own].shape != parameter.shape:
+            raise errors.EvaluatorError(
+                "the library changes this model's weights as it loads them: their gradient is not known here",
+                tensor=name,
+                remedy=remedy,
+            )
+        found[name] = own
+    return found
+
+
 def let_go(model: Any) -> None:
     """It holds its weights no longer: modules refer to each other, and would wait for the collector."""
     for module in model.modules():

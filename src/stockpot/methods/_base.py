@@ -27,6 +27,12 @@ from stockpot.methods._rule import Form, Rule
 PER_MODEL = "one value for each model"
 PerModel = Annotated[Sequence[float], PER_MODEL]
 """A parameter that takes one value, or a list in model order."""
+PerModelText = Annotated[Sequence[str], PER_MODEL]
+"""The same of words, such as paths."""
+
+ONE_MODEL = "a model, by name or number"
+ModelPlace = Annotated[int, ONE_MODEL]
+"""A parameter that names one of the models; the method is told its place, from 0, or -1 for none."""
 
 _NUMBER = re.compile(r"[-+]?\d+(\.\d*)?[eE][-+]?\d+")
 
@@ -69,12 +75,26 @@ class Parameter:
     default: object
     per_model: bool
     required: bool
+    of_model: bool = False
 
     def describe(self) -> str:
         """Type and default in words."""
-        sort = "|".join(self.choices) if self.choices else self.kind.__name__
+        sort = ONE_MODEL if self.of_model else "|".join(self.choices) if self.choices else self.kind.__name__
         sort += " per model" if self.per_model else ""
         return sort + (", required" if self.required else f", default {self.default}")
+
+
+@dataclass(frozen=True)
+class Statistics:
+    """Files of values that a method takes beside the models, one for each of them.
+
+    ``parameter``: where their paths are; ``kind``: what such a file says that it holds; ``streamed``: values have the
+    tensors' shapes, and come as further rows behind the models', piece by piece (else they are asked for whole).
+    """
+
+    parameter: str
+    kind: str
+    streamed: bool
 
 
 @dataclass(frozen=True)
@@ -94,8 +114,13 @@ class Method:
     why_models: str = ""
     random: bool = False
     """Whether it draws random numbers, by seed, tensor and position of the model."""
+    scale_free: bool = True
+    """Whether inputs scaled alike give a result scaled alike."""
     passes: int = 1
     """Of an element-wise method: how often it goes through the inputs, as a rule."""
+    statistics: Statistics | None = None
+    beside: str | None = None
+    """Of a method that looks at all tensors first: the file that it writes beside the output."""
 
     @property
     def uses_gram(self) -> bool:
@@ -211,7 +236,10 @@ def elementwise(
     affine: bool = True,
     why_models: str = "",
     random: bool = False,
+    scale_free: bool = True,
     passes: int = 1,
+    statistics: Statistics | None = None,
+    beside: str | None = None,
 ) -> Callable[[Callable[..., Rule]], Method]:
     """Make a method of kind 2 from its function: (form of a tensor, parameters) -> the rule that makes it.
 
@@ -222,7 +250,7 @@ def elementwise(
         assert next(iter(inspect.signature(function).parameters)) == "form"
         return Method(
             function.__name__, function, base, models, "form", None, reference, recipe_required, affine, why_models,
-            random, passes,
+            random, scale_free, passes, statistics, beside,
         )  # fmt: skip
 
     return make
@@ -253,9 +281,12 @@ def normalized(method: str, weights: Array) -> Array:
 
 
 def _parameter(name: str, hint: Any, default: object) -> Parameter:
-    per_model = typing.get_origin(hint) is Annotated and PER_MODEL in typing.get_args(hint)
+    told = typing.get_args(hint) if typing.get_origin(hint) is Annotated else ()
+    if ONE_MODEL in told:
+        return Parameter(name, str, (), None, False, False, of_model=True)
+    per_model = PER_MODEL in told
     choices: tuple[str, ...] = typing.get_args(hint) if typing.get_origin(hint) is Literal else ()
-    kind = float if per_model else str if choices else hint
+    kind = typing.get_args(typing.get_args(hint)[0])[0] if per_model else str if choices else hint
     required = default is inspect.Parameter.empty
     return Parameter(name, kind, choices, None if required else default, per_model, required)
 
@@ -277,7 +308,15 @@ def check_value(method: str, parameter: Parameter, value: object, models: int) -
 def _scalar(method: str, parameter: Parameter, value: object) -> object:
     if value is None and not parameter.required and parameter.default is None:
         return None
+    if value is None and parameter.required:
+        raise errors.ParameterError(
+            f"{method} needs {parameter.name}",
+            expected=parameter.describe(),
+            remedy=f"give --set {parameter.name}=VALUE",
+        )
     good: object = None
+    if parameter.of_model and type(value) is int:
+        value = str(value)
     if isinstance(value, str) and parameter.kind is float and _NUMBER.fullmatch(value):
         value = float(value)  # YAML 1.1 takes 1e-1 for text
     if parameter.kind is bool and isinstance(value, bool):

@@ -37,6 +37,8 @@ class Subject:
     with_base: bool
     affine: bool
     symmetric: bool
+    alone: bool = True
+    """Whether each of the tensors can be merged by itself; not where files speak of some only."""
 
     def merge(self, base: StateDict, models: list[StateDict], **options: Any) -> StateDict:
         """In memory."""
@@ -60,9 +62,12 @@ def check_method(name: str, parameters: Mapping[str, Any] | None = None, *, mode
     with_base = method.base != "unused"
     if method.base == "member":
         count = 1
+    by_place = any(method.parameters[key].of_model for key in parameters or {} if key in method.parameters)
+    is_symmetric = most is None and not method.random and not by_place
     subject = Subject(
-        method.name, parameters or {}, count, with_base, method.affine, most is None and not method.random
-    )
+        method.name, parameters or {}, count, with_base, method.affine, is_symmetric,
+        method.statistics is None or method.statistics.streamed,
+    )  # fmt: skip
     for question in QUESTIONS:
         try:
             question(subject)
@@ -148,6 +153,8 @@ def moved_together(subject: Subject) -> None:
 
 def scaled_together(subject: Subject) -> None:
     """Scaling all inputs by a power of two must scale every bit of the result."""
+    if not get_method(subject.name).scale_free:
+        return
     base = state_dict(0, torch.float32)
     models = fine_tunes(subject, base)
     expected = subject.merge(base, models)
@@ -175,7 +182,7 @@ def unrelated_tensors(subject: Subject) -> None:
     more = {"another.weight": torch.ones(5, 5)}
     got = subject.merge(base | more, [m | {"another.weight": torch.full((5, 5), 2.0)} for m in models])
     same({name: got[name] for name in expected}, expected)
-    if subject.parameters.get("granularity") in ("block", "model"):
+    if not subject.alone or subject.parameters.get("granularity") in ("block", "model"):
         return  # there a tensor's own group is more than itself
     for name in expected:
         same(subject.merge({name: base[name]}, [{name: m[name]} for m in models]), {name: expected[name]})
