@@ -16,7 +16,7 @@ from fuzz._guard import Finding
 from fuzz._target import Run, Target
 from stockpot.engine import _job
 from stockpot.methods import _base
-from stockpot.recipe import Recipe, _recipe, _yaml
+from stockpot.recipe import Recipe, _recipe, _tokenizer, _yaml
 
 PARTS: Sequence[str] = (
     *("merge_method: linear", "merge_method: slerp", "merge_method: task_arithmetic", "base_model: base", "models:"),
@@ -110,6 +110,6 @@ def _mutate(data: bytes, most: int, random: Random) -> bytes:
     return b"\n".join(lines)
 
 
-WATCHED: Sequence[ModuleType] = (_recipe, _yaml, _job, _base, yaml.composer, yaml.constructor)
+WATCHED: Sequence[ModuleType] = (_recipe, _tokenizer, _yaml, _job, _base, yaml.composer, yaml.constructor)
 """Not what looks at every character or token of a text: watching that takes four times as long."""
 TARGET = Target("recipe", _prepare, _seeds, WATCHED, _mutate, tuple(word.encode() for word in WORDS), max_bytes=2048)
