@@ -16,7 +16,7 @@ from fuzz._guard import Finding
 from fuzz._target import Run, Target
 from stockpot.engine import _job, _parameters, _sections
 from stockpot.methods import _base
-from stockpot.recipe import Graph, Recipe, _documents, _recipe, _settings, _yaml
+from stockpot.recipe import Graph, Recipe, _documents, _recipe, _settings, _tokenizer, _yaml
 
 PARTS: Sequence[str] = (
     *("merge_method: linear", "merge_method: slerp", "merge_method: task_arithmetic", "base_model: base", "models:"),
@@ -121,7 +121,7 @@ def _mutate(data: bytes, most: int, random: Random) -> bytes:
 
 
 WATCHED: Sequence[ModuleType] = (
-    *(_recipe, _settings, _documents, _yaml, _job, _sections, _parameters, _base),
+    *(_recipe, _settings, _documents, _tokenizer, _yaml, _job, _sections, _parameters, _base),
     *(yaml.composer, yaml.constructor),
 )
 """Not what looks at every character or token of a text: watching that takes four times as long."""

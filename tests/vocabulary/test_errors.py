@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable
+from os import mkfifo, truncate
 from pathlib import Path
 from typing import Any
 
@@ -56,6 +57,12 @@ def old(folder: Path) -> None:
     (folder / "tokenizer.model").write_bytes(b"\n\x05")
 
 
+def pipe(folder: Path) -> None:
+    """A pipe in place of its file."""
+    (folder / "tokenizer.json").unlink()
+    mkfifo(folder / "tokenizer.json")
+
+
 def nameless(folder: Path) -> None:
     """An embedding by a name that nobody knows."""
     tensors = {name.replace("embed_tokens", "table"): tensor for name, tensor in weights(folder).items()}
@@ -85,6 +92,9 @@ BREAKS: dict[str, tuple[Callable[[Path], object], list[str]]] = {
     "double": (double, ["two tokens have one number", "'twice'"]),
     "misnumbered": (misnumber, ["gets another number", CHAT[1]]),
     "merge": (lambda folder: change(folder, merges=["a", "b"]), ["a merge of a tokenizer is no pair"]),
+    "merges": (lambda folder: change(folder, merges=5), ["merges of a tokenizer are no list"]),
+    "pipe": (pipe, ["no tokenizer"]),
+    "long": (lambda folder: truncate(folder / "tokenizer.json", 101 << 20), ["absurdly long"]),
     "config": (lambda folder: (folder / "tokenizer_config.json").write_bytes(b"?"), ["no JSON", "tokenizer_config"]),
     "size": (lambda folder: state(folder, "config.json", vocab_size=77), ["embedding of tokens cannot be told", "77"]),
     "nameless": (nameless, ["embedding of tokens cannot be told"]),

@@ -61,10 +61,10 @@ def test_a_model_and_its_permuted_copy_are_the_model(family: str, dtype: torch.d
 
 
 def three(root: Path, family: str = "llama", **options: Any) -> list[Path]:
-    """A base with padding; two fine-tunes, one with two further tokens, one with tokens of its own as well."""
-    base = make(root / "base", tokenizer(added=["<base>"]), 1, family, rows=320, **options)
+    """A base with padding; two fine-tunes, one with two further tokens, one with tokens of its own; each lacks some."""
+    base = make(root / "base", tokenizer(added=["<base>", "ham"]), 1, family, rows=320, **options)
     one = make(root / "one", _zoo.permuted(tokenizer(added=[*CHAT]))[0], 2, family, **options)
-    two = make(root / "two", tokenizer(size=320, added=[CHAT[1], "spam"]), 3, family, **options)
+    two = make(root / "two", tokenizer(size=320, added=[CHAT[1], "spam", "ham"]), 3, family, **options)
     return [base, one, two]
 
 

@@ -24,7 +24,7 @@ VOCABULARY_FILES = (
 )
 """Older forms of the vocabulary, which say the same as ``tokenizer.json`` where that is there."""
 TOKENIZER_FILES = (*KEPT, *VOCABULARY_FILES)
-SIZE_CAP = 256 << 20
+SIZE_CAP = 100 << 20
 """Of a tokenizer's file, in bytes: the largest known have 35 MB."""
 
 
@@ -52,17 +52,24 @@ def files_of(ref: str) -> dict[str, Path]:
     return tokenizer_files(open_source(ref))
 
 
-def read_json(path: Path) -> dict[str, Any]:
-    """The map in a JSON file; raises TokenizerError where there is none."""
-    require_readable(path)
-    if path.stat().st_size > SIZE_CAP:
+def read_small(path: Path) -> bytes:
+    """A regular file that is not absurdly long."""
+    if require_readable(path) > SIZE_CAP:
         raise errors.TokenizerError("the file is absurdly long", file=str(path), expected=f"{SIZE_CAP} bytes")
     try:
-        found = json.loads(path.read_bytes().decode("utf-8"))
-    except (ValueError, RecursionError):
-        raise errors.TokenizerError("the file is no JSON that can be read", file=str(path)) from None
+        return path.read_bytes()
     except OSError as error:
         raise errors.UnreadableError(f"the file cannot be read ({error.strerror})", file=str(path)) from None
+
+
+def read_json(path: Path) -> dict[str, Any]:
+    """The map in a JSON file; raises TokenizerError where there is none."""
+    try:
+        found = json.loads(read_small(path).decode("utf-8"))
+    except (ValueError, RecursionError) as error:
+        if isinstance(error, errors.StockpotError):
+            raise
+        raise errors.TokenizerError("the file is no JSON that can be read", file=str(path)) from None
     if not isinstance(found, dict):
         raise errors.TokenizerError("the file holds no JSON object", file=str(path), got=type(found).__name__)
     return found
@@ -71,8 +78,7 @@ def read_json(path: Path) -> dict[str, Any]:
 def chat_template_of(files: Mapping[str, Path]) -> str | None:
     """The chat template of a tokenizer: its own file, else the one in its configuration (there, the default one)."""
     if CHAT_TEMPLATE in files:
-        require_readable(files[CHAT_TEMPLATE])
-        return files[CHAT_TEMPLATE].read_text("utf-8", errors="replace")
+        return read_small(files[CHAT_TEMPLATE]).decode("utf-8", "replace")
     stated = read_json(files[TOKENIZER_CONFIG]).get("chat_template") if TOKENIZER_CONFIG in files else None
     if isinstance(stated, list):
         named = {one.get("name"): one.get("template") for one in stated if isinstance(one, dict)}

@@ -10,8 +10,14 @@ from typing import Any
 import xxhash
 
 from stockpot import errors
-from stockpot.checkpoint import require_readable
-from stockpot.vocabulary._files import SPECIAL_TOKENS, TOKENIZER, TOKENIZER_CONFIG, VOCABULARY_FILES, read_json
+from stockpot.vocabulary._files import (
+    SPECIAL_TOKENS,
+    TOKENIZER,
+    TOKENIZER_CONFIG,
+    VOCABULARY_FILES,
+    read_json,
+    read_small,
+)
 
 ROLES = ("bos", "eos", "pad", "unk", "sep", "cls", "mask")
 """What a special token can be, as configurations call it."""
@@ -168,7 +174,6 @@ def _doubles(ids: Mapping[str, int]) -> tuple[str, str]:
 def _digest(files: Mapping[str, Path]) -> str:
     digest = xxhash.xxh3_128()
     for name in sorted(files):
-        require_readable(files[name])
-        data = files[name].read_bytes()
+        data = read_small(files[name])
         digest.update(f"{name}\0{len(data)}\0".encode() + data)
     return str(digest.hexdigest())

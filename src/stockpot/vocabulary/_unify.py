@@ -135,13 +135,14 @@ def unify(
     )
     record = {
         "tokenizer": f"union after {first.ref}" if made else first.ref,
+        "xxh3": first.digest,
         "tokens": len(ids),
         "rows": plan.size,
         "ways": dict(plan.counts),
         "chat_template": recipe.chat_template,
         "inputs": [{"tokens": len(one.ids), "xxh3": one.digest} for one in tokenizers],
     }
-    digest = _digest(json.dumps(record), template or "", first.digest)
+    digest = _digest(json.dumps(record), template or "")
     return shown, Vocabulary(
         kept, template, numberings, changed, tuple(notes), digest, record, PARSED * max(map(_size, files))
     )
@@ -217,11 +218,11 @@ def _rearranged(
         if rows.is_unchanged:
             shown.append(source)
             continue
-        tensors = {
-            view[name].name: {n: found for n in range(len(sources)) if (found := _same(views[n], name)) is not None}
-            for name in names
-            if name in view and view[name].name in source.tensors
-        }
+        tensors: dict[str, dict[int, TensorInfo]] = {}
+        for name in view:  # a tensor before its further names, in which other inputs may have another one
+            if name in names and view[name].name not in tensors:
+                found = ((n, _same(other, name)) for n, other in enumerate(views))
+                tensors[view[name].name] = {n: info for n, info in found if info is not None}
         one = rearranged(sources, number, rows, tensors)
         shown.append(one)
         changed.update({name: f"{plan.size} rows{': ' + ways if ways else ''}" for name in names if name in view})

@@ -117,7 +117,7 @@ def _extend(
     model["vocab"] = dict(sorted(held.items(), key=lambda item: item[1]))
     if first.kind == "BPE":
         new = set(core)
-        merges = [_pair(merge) for merge in model.get("merges", [])]
+        merges = list(_merges(first))
         known = set(merges)
         for other in others:
             joint = str(other.content["model"].get("continuing_subword_prefix") or "")
@@ -146,8 +146,10 @@ def _pieces(vocabulary: Sequence[Any], held: Mapping[str, int], tokenizers: Sequ
 
 
 def _merges(tokenizer: Tokenizer) -> Iterator[tuple[str, str]]:
-    for merge in tokenizer.content["model"].get("merges", []):
-        yield _pair(merge)
+    merges = tokenizer.content["model"].get("merges") or []
+    if not isinstance(merges, list):
+        raise errors.TokenizerError("the merges of a tokenizer are no list", file=tokenizer.ref, got=repr(merges)[:80])
+    yield from map(_pair, merges)
 
 
 def _pair(merge: object) -> tuple[str, str]:
