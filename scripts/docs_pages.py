@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import Any
 
 import typer
+from docs_methods import built_in, index_page, method_page
 
 from stockpot.cli import app
 
@@ -46,5 +47,17 @@ def _row(parameter: Any) -> str:
     return f"| `{shown}` | {stated} | {(parameter.help or '').replace('|', chr(92) + '|')} |"
 
 
+def write_pages() -> None:
+    """All of them; a page of a method that is no more goes."""
+    docs = ROOT / "docs"
+    (docs / "cli.md").write_text(cli_page(), "utf-8")
+    (docs / "methods.md").write_text(index_page(), "utf-8")
+    (docs / "methods").mkdir(exist_ok=True)
+    for page in (docs / "methods").glob("*.md"):
+        page.unlink()
+    for name, method in built_in().items():
+        (docs / "methods" / f"{name}.md").write_text(method_page(method), "utf-8")
+
+
 if __name__ == "__main__":
-    (ROOT / "docs" / "cli.md").write_text(cli_page(), "utf-8")
+    write_pages()

@@ -129,3 +129,14 @@ def test_numbers_of_the_field(method, with_base):
     parameters = {} if method == "karcher" else {"weight": [0.5, 0.3, 0.9][: len(models)]}
     merged = merge_one(method, base, models, parameters=parameters)
     assert merged.numpy() == pytest.approx(GOLDEN[method, with_base], abs=1e-8)  # their eps moves the ninth digit
+
+
+@pytest.mark.parametrize(
+    ("angle", "field"), [(0.01, (0.999996875016, 0.002499997396)), (3.13, (0.709153120, 0.705054503))]
+)
+def test_nuslerp_follows_small_arcs(angle, field):
+    """Unlike slerp, to the numbers of another tool, which has no plain interpolation for nearly parallel vectors."""
+    one, two = torch.tensor([1.0, 0.0]).double(), torch.tensor([np.cos(angle), np.sin(angle)])
+    merged = merge_one("nuslerp", None, [one, two], parameters={"weight": [3.0, 1.0]})
+    assert merged.tolist() == pytest.approx([np.cos(angle / 4), np.sin(angle / 4)], abs=1e-12)
+    assert merged.tolist() == pytest.approx(field, abs=1e-8)

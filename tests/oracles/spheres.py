@@ -7,7 +7,7 @@ from tests.oracles.linear import slerp_weights
 
 def nuslerp(one, two, weight):
     """The point of the arc between two vectors at weight_2 / (weight_1 + weight_2); flat."""
-    kept = slerp_weights(one, two, weight[1] / sum(weight))
+    kept = slerp_weights(one, two, weight[1] / sum(weight), parallel=1 - 1e-12)
     return kept[0] * numbers(one) + kept[1] * numbers(two)
 
 

@@ -21,9 +21,9 @@ from stockpot.checkpoint import (
     widest,
 )
 from stockpot.engine._job import Job, split_rename
+from stockpot.engine._matched import Matched
 from stockpot.engine._names import missing_error, rename_hints, tied_head
 from stockpot.engine._watch import Watch
-from stockpot.methods import Statistic
 
 Action = Literal["merge", "mix", "same"]
 _PIECE = 1 << 20
@@ -38,15 +38,6 @@ class Decision:
     tensor: str
     policy: str
     action: str
-
-
-@dataclass(frozen=True, slots=True)
-class SlotStatistic:
-    """Where the values of a model's tensor are, and what is said of them."""
-
-    source: tuple[int, TensorInfo]
-    streamed: bool
-    about: Statistic
 
 
 @dataclass(frozen=True, slots=True)
@@ -67,13 +58,8 @@ class Slot:
     """Whether NaN and Inf in it are refused; not where the user left the tensor out of the merge."""
     setting: int = 0
     """Which of the alignment's ``settings`` are its method's parameters."""
-    statistics: tuple[SlotStatistic, ...] = ()
+    statistics: tuple[Matched, ...] = ()
     """What data say of the tensor, one for each model; those that are streamed stand behind ``sources`` too."""
-
-    @property
-    def models(self) -> int:
-        """How many of its sources are checkpoints, the base among them."""
-        return len(self.sources) - sum(one.streamed for one in self.statistics)
 
 
 @dataclass(frozen=True)

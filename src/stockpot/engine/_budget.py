@@ -59,7 +59,8 @@ def _unit_elements(rule: Rule, slot: Slot) -> int:
 def rule_of(job: Job, values: Mapping[str, object], slot: Slot) -> Rule:
     """What makes a tensor by an element-wise method; a refusal is told with its name."""
     told = tuple(one.about for one in slot.statistics)
-    form = Form(slot.name, slot.shape, slot.models - job.anchored, job.anchored, job.recipe.seed, told)
+    models = len(slot.sources) - sum(one.streamed for one in slot.statistics)
+    form = Form(slot.name, slot.shape, models - job.anchored, job.anchored, job.recipe.seed, told)
     try:
         return job.method.rule(form, values)
     except errors.MethodError as error:

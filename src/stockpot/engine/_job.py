@@ -12,6 +12,7 @@ from typing import Any
 from stockpot import errors
 from stockpot._patterns import ForeverError, require_bounded
 from stockpot.checkpoint import TORCH_NAMES
+from stockpot.engine._switches import SWITCHES, read_switches
 from stockpot.measure import GRANULARITIES, Array
 from stockpot.methods import Method, Mixture, all_methods, check_value, get_method
 from stockpot.recipe import IGNORED_PARAMETERS, ModelEntry, Recipe, parse_size
@@ -123,19 +124,16 @@ def _table(method: Method, entries: Sequence[ModelEntry]) -> dict[str, tuple[flo
 
 def _normalize(recipe: Recipe, method: Method, from_file: bool) -> tuple[Recipe, list[str]]:
     """Take foreign and misplaced parameters out; say so once each."""
-    warnings: list[str] = []
+    recipe, warnings = read_switches(recipe, method)
     known = method.parameters
-    elsewhere = {name for other in all_methods().values() for name in other.parameters}
+    elsewhere = {name for other in all_methods().values() for name in other.parameters}.union(SWITCHES)
     granularity, rank = recipe.granularity, recipe.rank
 
     def keep(parameters: Mapping[str, Any], where: str) -> dict[str, Any]:
         nonlocal granularity, rank
         kept = {}
         for name, value in parameters.items():
-            if name == "filter_wise" and method.granularity is not None:
-                granularity = granularity or ("row" if value is True else None)
-                warnings.append("filter_wise means granularity row here: an output channel, dim 0")
-            elif name == "granularity" and method.granularity is not None:
+            if name == "granularity" and method.granularity is not None:
                 granularity = granularity or str(value)
             elif name in known:
                 kept[name] = value

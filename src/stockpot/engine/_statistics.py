@@ -9,8 +9,9 @@ from typing import Any
 
 from stockpot import errors
 from stockpot.checkpoint import STATISTICS, Source, TensorInfo, count, is_mergeable, open_checkpoint
-from stockpot.engine._align import Alignment, Decision, Inputs, Slot, SlotStatistic, align
+from stockpot.engine._align import Alignment, Decision, Inputs, Slot, align
 from stockpot.engine._job import Job
+from stockpot.engine._matched import Matched
 from stockpot.methods import Statistic, Statistics
 
 
@@ -96,7 +97,7 @@ def _joined(inputs: Inputs, wanted: Statistics, files: Sequence[_File], slot: Sl
     return replace(slot, statistics=found, sources=(*slot.sources, *extra))
 
 
-def _checked(wanted: Statistics, file: _File, number: int, slot: Slot, info: TensorInfo) -> SlotStatistic:
+def _checked(wanted: Statistics, file: _File, number: int, slot: Slot, info: TensorInfo) -> Matched:
     values = file.source.tensors[info.name]
     transposed = info.name in file.about.get("transposed", ())
     size = slot.shape[0 if transposed else -1] if slot.shape else 1
@@ -109,7 +110,7 @@ def _checked(wanted: Statistics, file: _File, number: int, slot: Slot, info: Ten
             remedy="collect them from this model",
         )  # fmt: skip
     rows = file.about.get("rows", {}).get(info.name)
-    return SlotStatistic((number, values), wanted.streamed, Statistic(values.shape, rows, transposed))
+    return Matched((number, values), wanted.streamed, Statistic(values.shape, rows, transposed))
 
 
 def statistics_bytes(slots: Sequence[Slot]) -> int:
@@ -117,7 +118,7 @@ def statistics_bytes(slots: Sequence[Slot]) -> int:
     result, in float64; one statistic as it is stored and wide, their sum, and what a decomposition takes."""
     return max(
         (
-            8 * ((slot.models + 4) * count(slot.shape) + 5 * count(slot.statistics[0].about.shape))
+            8 * ((len(slot.sources) + 4) * count(slot.shape) + 5 * count(slot.statistics[0].about.shape))
             for slot in slots
             if slot.statistics and not slot.statistics[0].streamed
         ),

@@ -7,6 +7,8 @@ BLOCK = 1 << 16
 CHUNK = 1 << 9
 """Elements of a block that are summed in ``SUMS`` running sums; the sums of chunks are added in pairs."""
 SUMS = 16
+BATCH = 32
+"""Elements whose random numbers are drawn together."""
 
 DTYPES = ("bfloat16", "float16", "float32", "float64")
 """What is computed with; the position is the number that the native code knows."""

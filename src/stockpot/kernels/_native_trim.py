@@ -8,7 +8,7 @@ from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
 from stockpot.kernels import _native
-from stockpot.kernels._constants import CHUNK
+from stockpot.kernels._constants import BATCH
 
 if TYPE_CHECKING:
     from stockpot.kernels._rows import Row
@@ -60,21 +60,19 @@ def _program() -> ctypes.CDLL:
     return found
 
 
-def look(rows: Sequence[Row], place: int, run: int, step: int, searches: ctypes.Array[Search]) -> bool:
-    """Go on with searches, ordered by row, in ``run`` elements of every ``step``; whether a key is not finite."""
-    return bool(
-        _native.require(
-            _program().stockpot_look(
-                _native.instruction_set(), *_native.inputs(rows), len(rows[0]), place, run, step,
-                ctypes.addressof(searches), len(searches),
-            )
+def look(rows: Sequence[Row], place: int, run: int, step: int, searches: ctypes.Array[Search]) -> None:
+    """Go on with searches in ``run`` elements of every ``step``."""
+    _native.require(
+        _program().stockpot_look(
+            _native.instruction_set(), *_native.inputs(rows), len(rows[0]), place, run, step,
+            ctypes.addressof(searches), len(searches),
         )
     )  # fmt: skip
 
 
 def trim(rows: Sequence[Row], place: int, parts: ctypes.Array[Part], total: Sum, out: Row) -> int:
     """A piece of the sum; -1, or the first index at which something is not finite."""
-    held = (_DOUBLE * ((len(rows) - 1) * (CHUNK + 8)))()
+    held = (ctypes.c_char * (len(rows) * (8 * (3 * BATCH + 1) + ctypes.sizeof(Part))))()
     return int(
         _native.require(
             _program().stockpot_trim(

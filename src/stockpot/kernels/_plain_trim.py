@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 from numpy.typing import NDArray
 
-from stockpot.kernels._constants import BLOCK, CHUNK
+from stockpot.kernels._constants import BATCH, BLOCK
 from stockpot.kernels._low_rank import widened
 
 if TYPE_CHECKING:
@@ -18,34 +18,30 @@ if TYPE_CHECKING:
     from stockpot.kernels._selection import Hunt
 
 Doubles = NDArray[np.float64]
-_NARROW = ("bfloat16", "float16")
 
 
-def differences(rows: Sequence[Row], row: int) -> tuple[Doubles, Doubles]:
-    """Of a row from the first: (differences, keys)."""
-    base, own = widened(rows[0]), widened(rows[row])
-    found = own - base
-    if rows[0].dtype in _NARROW and rows[row].dtype in _NARROW:
-        return found, np.abs(own.astype(np.float32) - base.astype(np.float32)).astype(np.float64)
-    return found, np.abs(found)
+def differences(rows: Sequence[Row], row: int) -> Doubles:
+    """Of a row from the first."""
+    found: Doubles = widened(rows[row]) - widened(rows[0])
+    return found
 
 
-def look(rows: Sequence[Row], place: int, run: int, step: int, hunts: Sequence[Hunt]) -> bool:
-    """Go on with searches in ``run`` elements of every ``step``; whether a key is not finite."""
+def look(rows: Sequence[Row], place: int, run: int, step: int, hunts: Sequence[Hunt]) -> None:
+    """Go on with searches in ``run`` elements of every ``step``."""
     where = np.arange(len(rows[0]))
     where = where[where % step < run]
-    is_odd, row = False, 0
+    row = 0
     for hunt in hunts:
         search = hunt.search
         if search.row != row:
             row = search.row
-            keys = differences(rows, row)[1][where]
-            is_odd |= not np.isfinite(keys).all()
+            keys = np.abs(differences(rows, row)[where])
         inside = (keys >= search.low) & (keys < search.high)
         found, places = keys[inside], where[inside] + place
         search.above += int((keys >= search.high).sum())
         search.inside += found.size
-        search.least, search.most = min([search.least, *found]), max([search.most, *found])
+        if search.room or hunt.bins is not None:
+            search.least, search.most = min([search.least, *found]), max([search.most, *found])
         np.add.at(hunt.blocks, places // BLOCK, 1)
         if hunt.bins is not None:
             np.add.at(hunt.bins, (found.view(np.int64) - search.first) >> search.shift, 1)
@@ -53,13 +49,12 @@ def look(rows: Sequence[Row], place: int, run: int, step: int, hunts: Sequence[H
         size = stored.stop - stored.start
         hunt.found[stored], hunt.places[stored] = found[:size], places[:size]
         search.stored += size
-    return is_odd
 
 
 def random_words(place: int, count: int, key: Sequence[int]) -> NDArray[np.uint32]:
     """The words of elements ``place`` to ``place + count``: Philox 4x32-10."""
     elements = np.arange(place, place + count, dtype=np.uint64)
-    counters = elements // CHUNK * (CHUNK // 4) + elements % (CHUNK // 4)
+    counters = elements // BATCH * 8 + elements % 8
     low, shift = np.uint64(0xFFFFFFFF), np.uint64(32)
     a, b, c, d = counters & low, counters >> shift, np.zeros_like(counters), np.zeros_like(counters)
     k0, k1 = key
@@ -67,7 +62,7 @@ def random_words(place: int, count: int, key: Sequence[int]) -> NDArray[np.uint3
         p, q = np.uint64(0xD2511F53) * a, np.uint64(0xCD9E8D57) * c
         a, b, c, d = (q >> shift) ^ b ^ np.uint64(k0), q & low, (p >> shift) ^ d ^ np.uint64(k1), p & low
         k0, k1 = (k0 + 0x9E3779B9) & 0xFFFFFFFF, (k1 + 0xBB67AE85) & 0xFFFFFFFF
-    found = np.choose((elements % CHUNK // (CHUNK // 4)).astype(np.int64), [a, b, c, d])
+    found = np.choose((elements % BATCH // 8).astype(np.int64), [a, b, c, d])
     return found.astype(np.uint32)
 
 
@@ -76,7 +71,7 @@ def trim(rows: Sequence[Row], place: int, parts: Sequence[Part], form: Sum, out:
     with np.errstate(all="ignore"):
         base = widened(rows[0])
         held = [
-            part.weight * (part.scale * _kept(*differences(rows, number), place, part))
+            part.weight * (part.scale * _kept(differences(rows, number), place, part))
             for number, part in enumerate(parts, 1)
         ]
         total = np.zeros_like(base)
@@ -101,7 +96,8 @@ def trim(rows: Sequence[Row], place: int, parts: Sequence[Part], form: Sum, out:
     return -1 if form.pass_nonfinite or not bad.any() else int(np.argmax(bad))
 
 
-def _kept(found: Doubles, keys: Doubles, place: int, part: Part) -> Doubles:
+def _kept(found: Doubles, place: int, part: Part) -> Doubles:
+    keys = np.abs(found)
     elements = np.arange(place, place + found.size)
     low = np.where(elements < part.low_until, part.low, part.above_low)
     high = np.where(elements < part.high_until, part.high, part.above_high)
@@ -134,5 +130,5 @@ def store(values: Doubles, out: Row) -> None:
 
 def kept_of(rows: Sequence[Row], row: int, place: int, part: Part) -> tuple[Doubles, Doubles]:
     """Magnitudes of a row's differences, and of those among them that a part's cuts keep, the others zero."""
-    found, keys = differences(rows, row)
-    return np.abs(found), np.abs(_kept(found, keys, place, part))
+    found = differences(rows, row)
+    return np.abs(found), np.abs(_kept(found, place, part))

@@ -19,7 +19,7 @@ def rank_shares(rows: Sequence[Row], row: int, columns: int) -> Float64[np.ndarr
     """
     if columns <= 1:
         return np.full(len(rows[0]), 0.5)
-    keys = _plain_trim.differences(rows, row)[1].reshape(-1, columns)
+    keys = np.abs(_plain_trim.differences(rows, row)).reshape(-1, columns)
     order = np.argsort(keys, axis=1, kind="stable")
     shares = np.empty(keys.shape)
     np.put_along_axis(shares, order, np.arange(columns) / (columns - 1), axis=1)

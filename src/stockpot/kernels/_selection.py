@@ -18,7 +18,7 @@ from numpy.typing import NDArray
 from stockpot.kernels import _native, _native_trim, _plain_trim
 from stockpot.kernels._constants import BLOCK, CHUNK
 from stockpot.kernels._native_trim import Search
-from stockpot.kernels._rows import NonFiniteInputError, Row, first_nonfinite
+from stockpot.kernels._rows import Row
 
 FEW = 1 << 16
 """Elements that are partitioned at once."""
@@ -29,6 +29,8 @@ BYTES_OF_KEY = 32
 """Of a key that is kept to be partitioned, with its place, and once more while it is."""
 BINS = 1 << 16
 DEVIATIONS = 4.0
+MISSES = 2
+"""Brackets by a sample that may fail."""
 FOREVER = (1 << 63) - 1
 
 
@@ -68,19 +70,17 @@ EVERYTHING = Cut(0.0, FOREVER)
 NOTHING = Cut(math.inf, 0)
 
 
-def middle(
-    elements: Elements, counts: Sequence[tuple[int, int]], *, allow_nonfinite: bool = False
-) -> list[tuple[Cut, Cut]]:
+def middle(elements: Elements, counts: Sequence[tuple[int, int]]) -> list[tuple[Cut, Cut]]:
     """For each row after the first, (keep, top) -> cuts between which the ``keep`` largest without the ``top`` lie.
 
     An element is kept that the first cut has and the second, from behind, has not: of equal keys the first stay.
     """
     wanted = [(Wanted(keep + top), Wanted(top, from_behind=True)) for keep, top in counts]
-    found = [(low, high) for low, high in largest(elements, wanted, allow_nonfinite=allow_nonfinite)]
+    found = [(low, high) for low, high in largest(elements, wanted)]
     if any(low.key == high.key and top for (low, high), (_, top) in zip(found, counts, strict=True)):
         # Both cuts go through equals: of these, the first stay, and none is too large.
         again = [(Wanted(high.larger + keep),) for (_, high), (keep, _) in zip(found, counts, strict=True)]
-        anew = largest(elements, again, allow_nonfinite=allow_nonfinite)
+        anew = largest(elements, again)
         found = [
             (own[0], Cut(high.key, FOREVER, high.larger)) if low.key == high.key and top else (low, high)
             for own, (low, high), (_, top) in zip(anew, found, counts, strict=True)
@@ -101,13 +101,10 @@ class Wanted:
     from_behind: bool = False
 
 
-def largest(
-    elements: Elements, wanted: Sequence[Sequence[Wanted]], *, allow_nonfinite: bool = False
-) -> list[list[Cut]]:
+def largest(elements: Elements, wanted: Sequence[Sequence[Wanted]]) -> list[list[Cut]]:
     """For each row after the first, the cut for each wanted number of its largest keys.
 
-    The key of an element is the magnitude of its difference from the first row: rounded to float32 where both are of 16
-    bits, else to float64. Raises NonFiniteInputError, with the place in the tensor, unless ``allow_nonfinite``.
+    The key of an element is the magnitude of its difference from the first row, in float64; NaN is none.
     Cost: a sample and one look at all elements; one or two more where equals abound.
     """
     room = max(elements.room_bytes // BYTES_OF_KEY // max(sum(map(len, wanted)), 1), FEW)
@@ -115,14 +112,11 @@ def largest(
     under_way = [hunt for own in hunts for hunt in own if hunt.cut is None]
     if elements.count > FEW and under_way:
         _bracket(elements, under_way)
-    is_first = True
     while under_way:
         for hunt in under_way:
             hunt.begin()
         for place, rows in elements.pieces():
-            if _look(rows, place, under_way) and is_first and not allow_nonfinite:
-                _refuse(rows, place)
-        is_first = False
+            _look(rows, place, under_way)
         for hunt in under_way:
             hunt.settle(elements)
         under_way = [hunt for hunt in under_way if hunt.cut is None]
@@ -130,7 +124,10 @@ def largest(
 
 
 class Hunt:
-    """The search for one row's cut: ``low`` <= key < ``high`` is looked at, by bins or to be partitioned."""
+    """The search for one row's cut: ``low`` <= key < ``high`` is looked at, by bins or to be partitioned.
+
+    The key sought is at least ``floor``, and below ``ceiling``: that is proven, a bracket is a guess within.
+    """
 
     def __init__(self, row: int, wanted: Wanted, count: int, room: int) -> None:
         self.wanted = min(max(wanted.number, 0), count)
@@ -139,18 +136,45 @@ class Hunt:
         self.room = room
         self.cut = NOTHING if self.wanted == 0 else EVERYTHING if self.wanted == count else None
         self.low, self.high = 0.0, math.inf
+        self.floor, self.ceiling = 0.0, math.inf
         self.expected = count
         self.by_bins = False
+        self.misses = 0
+        self.sample = np.empty(0)
         self.search = Search(row=row)
         self.found = np.empty(0)
         self.places = np.empty(0, dtype=np.int64)
         self.blocks = np.empty(0, dtype=np.int64)
         self.bins: NDArray[np.uint32] | None = None
 
-    def begin(self) -> None:
-        """Before a pass over all elements."""
+    def aim(self) -> None:
+        """A bracket, by the sample: one key alone where that is frequent; all that is left where there is no sample."""
+        size = self.sample.size
+        if not size or self.misses > MISSES:
+            self.low, self.high, self.expected, self.by_bins = self.floor, self.ceiling, self.count, True
+            return
+        share = 1.0 - self.wanted / self.count
+        reach = DEVIATIONS * math.sqrt(share * (1.0 - share) / size) * 2**self.misses + 2.0 / size
+        below, above = int((share - reach) * size), int((share + reach) * size)
+        key = float(self.sample[min(int(share * size), size - 1)])
+        self.low = max(float(self.sample[below]) if below > 0 else 0.0, self.floor)
+        self.high = min(_next(float(self.sample[above])) if above < size else math.inf, self.ceiling)
+        if self.low >= self.high:
+            self.low, self.high = self.floor, self.ceiling
+        self.expected = int(self._of_sample(self.low, self.high) * self.count)
+        frequent = self._of_sample(key, _next(key)) / reach
+        if self.floor <= key < self.ceiling and frequent > (0.5 if self.expected > self.room else 2.0):
+            self.low, self.high = key, _next(key)
+        self.by_bins = self.expected > self.room and self.high != _next(self.low)
+
+    def _of_sample(self, low: float, high: float) -> float:
+        return float(np.diff(np.searchsorted(self.sample, (low, high)))[0] / self.sample.size)
+
+    def begin(self, *, is_kept: bool = False) -> None:
+        """Before a pass over all elements. A single key is counted, or ``is_kept`` with its places."""
+        is_one = self.high == _next(self.low) and not is_kept
         room = min(self.expected + self.expected // 4 + CHUNK, self.count)
-        room = 0 if self.by_bins or self.expected > self.room else room
+        room = 0 if self.by_bins or is_one or self.expected > self.room else room
         if self.found.size < room:
             self.found, self.places = np.empty(room), np.empty(room, dtype=np.int64)
         self.blocks = np.zeros(self.count // BLOCK + 1, dtype=np.int64)
@@ -160,8 +184,8 @@ class Hunt:
             row=self.search.row,
             low=self.low,
             high=self.high,
-            least=math.inf,
-            most=0.0,
+            least=self.low if is_one else math.inf,
+            most=self.low if is_one else 0.0,
             room=room,
             first=first,
             shift=max((_bits(self.high) - first - 1).bit_length() - BINS.bit_length() + 1, 0),
@@ -176,12 +200,14 @@ class Hunt:
         search = self.search
         rank = self.wanted - search.above
         if rank <= 0:
-            self._look_between(self.high, math.inf, search.above)
+            self.floor = self.high
+            self._missed()
         elif rank > search.inside:
             if self.low == 0.0:
                 self.cut = EVERYTHING  # the rest is NaN, and NaN is kept
             else:
-                self._look_between(0.0, self.low, self.count - search.above - search.inside)
+                self.ceiling = self.low
+                self._missed()
         elif search.inside <= search.stored:
             self._partition(rank)
         elif search.least == search.most:
@@ -190,15 +216,17 @@ class Hunt:
             from_top = np.cumsum(self.bins[::-1], dtype=np.int64)
             number = BINS - 1 - int(np.searchsorted(from_top, rank))
             low = search.first + (number << search.shift)
-            self.low, self.high = _number(low), _number(low + (1 << search.shift))
-            self.expected = int(self.bins[number])
-            self.by_bins = self.expected > self.room and search.shift > 0
+            self._look_between(_number(low), _number(low + (1 << search.shift)), int(self.bins[number]))
         else:
-            self._look_between(search.least, math.nextafter(search.most, math.inf), search.inside)
+            self._look_between(search.least, _next(search.most), search.inside)
+
+    def _missed(self) -> None:
+        self.misses += 1
+        self.aim()
 
     def _look_between(self, low: float, high: float, expected: int) -> None:
         self.low, self.high, self.expected = low, high, expected
-        self.by_bins = expected > self.room or math.isinf(high)
+        self.by_bins = expected > self.room and high != _next(low)
 
     def _partition(self, rank: int) -> None:
         stored = self.search.stored
@@ -218,57 +246,44 @@ class Hunt:
         block = int(np.searchsorted(so_far, rank))
         start = block * BLOCK
         again = Hunt(self.search.row, Wanted(1), self.count, FEW)
-        again.low, again.high, again.expected = self.search.least, math.nextafter(self.search.least, math.inf), BLOCK
-        again.begin()
+        again.low, again.high, again.expected = self.search.least, _next(self.search.least), BLOCK
+        again.begin(is_kept=True)
         _look(elements.load(start, min(start + BLOCK, self.count)), start, [again])
         place = int(again.places[rank - int(so_far[block] - self.blocks[block]) - 1])
         return place if self.from_behind else place + 1
 
 
 def _bracket(elements: Elements, hunts: Sequence[Hunt]) -> None:
-    """Where a sample says that the keys are; by bins where even that would cost a pass."""
-    if not elements.is_near:
-        for hunt in hunts:
-            hunt.by_bins = True
-        return
+    """Where the keys are, by a sample; none is drawn where that would cost a pass."""
     size = SAMPLE if elements.count < LARGE else 4 * SAMPLE
     step = max(elements.count // (size // RUN) // RUN * RUN, RUN)
-    rows_of = sorted({hunt.search.row for hunt in hunts})
+    rows_of = sorted({hunt.search.row for hunt in hunts}) if elements.is_near else []
     samples = [Hunt(row, Wanted(1), elements.count, 4 * size) for row in rows_of]
     for sample in samples:
         sample.expected = 2 * size
         sample.begin()
-    for place, rows in elements.pieces():
-        _look(rows, place, samples, RUN, step)
-    keys = {row: np.sort(sample.found[: sample.search.stored]) for row, sample in zip(rows_of, samples, strict=True)}
+    if samples:
+        for place, rows in elements.pieces():
+            _look(rows, place, samples, RUN, step)
+    keys = {sample.search.row: np.sort(sample.found[: sample.search.stored]) for sample in samples}
     for hunt in hunts:
-        own = keys[hunt.search.row]
-        share = 1.0 - hunt.wanted / elements.count
-        reach = DEVIATIONS * math.sqrt(share * (1.0 - share) / max(own.size, 1)) + 2.0 / max(own.size, 1)
-        low, high = (int(part * own.size) for part in (share - reach, share + reach))
-        hunt.low = float(own[low]) if low > 0 else 0.0
-        hunt.high = float(own[high]) if high < own.size else math.inf
-        if hunt.low >= hunt.high:
-            hunt.high = math.nextafter(hunt.low, math.inf)
-        inside = np.searchsorted(own, hunt.high) - np.searchsorted(own, hunt.low)
-        hunt.expected = int(inside / max(own.size, 1) * elements.count)
+        hunt.sample = keys.get(hunt.search.row, hunt.sample)
+        hunt.aim()
 
 
-def _look(rows: Sequence[Row], place: int, hunts: Sequence[Hunt], run: int = CHUNK, step: int = CHUNK) -> bool:
-    """Go on with searches, which are in the order of their rows; whether a key is not finite."""
+def _look(rows: Sequence[Row], place: int, hunts: Sequence[Hunt], run: int = CHUNK, step: int = CHUNK) -> None:
+    """Go on with searches, which are in the order of their rows."""
     if _native.library() is None:
-        return _plain_trim.look(rows, place, run, step, hunts)
+        _plain_trim.look(rows, place, run, step, hunts)
+        return
     table: Any = (Search * len(hunts))(*[hunt.search for hunt in hunts])
-    odd = _native_trim.look(rows, place, run, step, table)
+    _native_trim.look(rows, place, run, step, table)
     for hunt, search in zip(hunts, table, strict=True):
         hunt.search = search
-    return odd
 
 
-def _refuse(rows: Sequence[Row], place: int) -> None:
-    for source, row in enumerate(rows):
-        if (at := first_nonfinite(row)) >= 0:
-            raise NonFiniteInputError(source, place + at)
+def _next(key: float) -> float:
+    return math.nextafter(key, math.inf)
 
 
 def _bits(value: float) -> int:

@@ -69,7 +69,7 @@ def trim(
     """out = w_0 + scale * (sum of the parts), each element by itself, in float64 and rounded once; no part, w_0's bits.
 
     ``rows``: w_0 and one for each part, a piece of a tensor that begins at ``place``, a multiple of 2^9. The random
-    number of element e is word (e mod 2^9) div 2^7 of counter (e div 2^9) 2^7 + e mod 2^7 in Philox 4x32-10 under the
+    number of element e is word (e mod 32) div 8 of counter (e div 32) 8 + e mod 8 in Philox 4x32-10 under the
     part's key, divided by 2^32. Raises NonFiniteInputError and OverflowedError unless ``pass_nonfinite``, under which
     what is not finite is kept and spreads. Cost: one read, one write.
     """

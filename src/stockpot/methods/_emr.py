@@ -42,7 +42,8 @@ def emr(form: Form, *, task: ModelPlace = -1) -> Rule:
     task's model is written. Without it (default) the unified model is, and beside it ``stockpot_emr.safetensors`` with
     the masks, one bit an element, and the scales. A task whose elements are all outvoted has scale 0; one without any
     step 1. With one model the result has that model's bits. Returns the rule. Cost: a pass for masks and scales, and
-    one for the model; a task's model needs no file of the unified one. Reference: arXiv 2405.17461, section 3.2.
+    one for the model; a task's model needs no file of the unified one.
+    Reference: arXiv 2405.17461, elect, mask, rescale.
 
     >>> import torch, stockpot
     >>> base = {"w": torch.zeros(4)}
@@ -96,7 +97,7 @@ class Elected:
         with np.errstate(all="ignore"):
             return {"scales": np.where(kept > 0.0, own / kept, np.where(own > 0.0, 0.0, 1.0))}
 
-    def measure(self, tensor: Tensor, *, pass_nonfinite: bool) -> float:
+    def measure(self, tensor: Tensor) -> float:
         """The task's scale."""
         if not self.awaits_survey:
             return 1.0

@@ -59,10 +59,10 @@ class Rule(Protocol):
     def unit(self) -> Unit:
         """What it must see together."""
 
-    def measure(self, tensor: Tensor, *, pass_nonfinite: bool) -> Any:
+    def measure(self, tensor: Tensor) -> Any:
         """What must be known of the whole tensor before any element can be made; goes through it as often as needed.
 
-        Raises NonFiniteInputError, with the place in the tensor.
+        What is not finite may make nonsense of it: ``make`` tells.
         """
 
     def make(self, measured: Any, place: int, rows: Sequence[Row], out: Row, *, pass_nonfinite: bool) -> None:

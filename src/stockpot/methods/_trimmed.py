@@ -51,17 +51,17 @@ class Trimmed:
         """Ranks need whole rows."""
         return "row" if self.keep == "ranked" else "block"
 
-    def measure(self, tensor: Elements, *, pass_nonfinite: bool) -> list[Part]:
+    def measure(self, tensor: Elements) -> list[Part]:
         """What is kept of each task vector."""
         if self.keep in ("random", "ranked"):
             return [self._at_random(number) for number in range(self.form.models)]
         if self.keep == "largest":
             wanted = [(Wanted(kept_count(share, tensor.count)),) for share in self.density]
-            cuts = largest(tensor, wanted, allow_nonfinite=pass_nonfinite)
+            cuts = largest(tensor, wanted)
             parts = [Part(weight, low=own[0]) for weight, own in zip(self.weight, cuts, strict=True)]
         else:
             counts = [self._counts(number, tensor.count) for number in range(self.form.models)]
-            pairs = middle(tensor, counts, allow_nonfinite=pass_nonfinite)
+            pairs = middle(tensor, counts)
             parts = [Part(weight, low=low, high=high) for weight, (low, high) in zip(self.weight, pairs, strict=True)]
         return self._rescaled(tensor, parts) if self.rescale else parts
 

@@ -176,8 +176,8 @@ static inline int64_t count_bits(uint32_t bits) {
 #endif
 }
 
-/* Elements to a count of equals. */
-enum { SPAN = 1 << 16 };
+/* Elements to a count of equals; elements that are trimmed at once. */
+enum { SPAN = 1 << 16, BATCH = 32 };
 
 /* A search for the key of some rank among a row's: how many keys are `above` (at least `high`) and `inside` (at least
  * `low`, below `high`), the least and most of these, how many in each span of the tensor; the first `room` of them with
@@ -382,18 +382,17 @@ void stockpot_add_low_rank(int32_t isa, const void *row, int32_t type, double *o
     CALL(add_low_rank, row, type, out, start, stop, columns, rank, left, right, scale, exact);
 }
 
-/* Searches (by row) in a piece that begins at `place`, in `run` elements (at most CHUNK) out of every `step`. Returns 1
- * where a key is not finite. */
+/* Searches in a piece that begins at `place`, in `run` elements (at most CHUNK) out of every `step`. NaN is nowhere. */
 int32_t stockpot_look(int32_t isa, const void *const *rows, const int32_t *types, int64_t count, int64_t place,
                       int64_t run, int64_t step, struct search *searches, int64_t number) {
     START;
-    int32_t odd = CALL(look, rows, types, count, place, run, step, searches, number);
+    CALL(look, rows, types, count, place, run, step, searches, number);
     END;
-    return odd;
+    return 0;
 }
 
 /* out = w_0 + lambda * (what the parts of the differences come to), for a piece that begins at `place`, a multiple of
- * CHUNK; `held`: (n - 1) * (CHUNK + 8) doubles. Returns -1, or the first index at which something is not finite. */
+ * CHUNK; `held`: n * (3 * BATCH + 1) doubles and as many parts. Returns -1, or the first index at which something is not finite. */
 int64_t stockpot_trim(int32_t isa, const void *const *rows, const int32_t *types, int64_t n, int64_t count, int64_t place,
                       const struct part *parts, const struct sum *sum, double *held, void *out, int32_t out_type) {
     START;

@@ -1,99 +1,5 @@
 /* Sums of trimmed differences from a reference, for one instruction set (see lanes.h): which are kept, by magnitude and
- * at random, and what they come to. _trim_plain.py defines the same bits with numpy.
- *
- * A difference's key is its magnitude: of two 16-bit numbers the difference rounded to a float, else to a double. */
-
-/* Elements with what fills them up. */
-static inline int64_t NAME(filled)(int64_t count) { return (count + SUMS - 1) / SUMS * SUMS; }
-
-/* Whether there is a NaN or Inf among doubles that are filled up. */
-FN int NAME(any_odd)(const double *x, int64_t count) {
-    D most = NAME(all)(0x1.fffffffffffffp+1023), sum = NAME(zero)();
-    for (int64_t k = 0; k < count; k += WIDTH) {
-        D one = NAME(get)(x + k);
-        sum = NAME(add)(sum, NAME(sub)(one, one));
-    }
-    return !NAME(within)(sum, most);
-}
-
-/* Keys of `count` (at most CHUNK) differences from `start` on, and the differences themselves, filled up with zeros. */
-FN void NAME(keys_of)(const void *const *rows, const int32_t *types, int64_t i, int64_t start, int64_t count,
-                      const double *restrict base, double *restrict x, double *restrict key) {
-    NAME(load)(rows[i], types[i], start, count, x);
-    count = NAME(filled)(count);
-    if (types[0] <= FP16 && types[i] <= FP16) {
-        for (int64_t k = 0; k < count; k++) key[k] = (double)fabsf((float)x[k] - (float)base[k]);
-        for (int64_t k = 0; k < count; k++) x[k] = x[k] - base[k];
-    } else {
-        for (int64_t k = 0; k < count; k++) x[k] = x[k] - base[k];
-        for (int64_t k = 0; k < count; k++) key[k] = fabs(x[k]);
-    }
-}
-
-/* Which of 16 keys are at least the limit, as bits. */
-FN uint32_t NAME(at_least)(const double *key, double limit) {
-#if ISA == ISA_AVX512
-    D all = _mm512_set1_pd(limit);
-    return (uint32_t)_mm512_cmp_pd_mask(_mm512_loadu_pd(key), all, _CMP_GE_OQ) |
-           (uint32_t)_mm512_cmp_pd_mask(_mm512_loadu_pd(key + 8), all, _CMP_GE_OQ) << 8;
-#elif ISA == ISA_AVX2
-    uint32_t found = 0;
-    D all = _mm256_set1_pd(limit);
-    for (int v = 0; v < 4; v++)
-        found |= (uint32_t)_mm256_movemask_pd(_mm256_cmp_pd(_mm256_loadu_pd(key + 4 * v), all, _CMP_GE_OQ)) << 4 * v;
-    return found;
-#else
-    uint32_t found = 0;
-    for (int k = 0; k < 16; k++) found |= (uint32_t)(key[k] >= limit) << k;
-    return found;
-#endif
-}
-
-/* One search's share of a chunk of keys; those behind `count` are negative. */
-FN void NAME(look_at)(struct search *s, const double *key, int64_t count, int64_t place) {
-    int64_t above = 0, inside = 0;
-    for (int64_t k = 0; k < count; k += 16) {
-        uint32_t high = NAME(at_least)(key + k, s->high), in = NAME(at_least)(key + k, s->low) & ~high;
-        above += count_bits(high);
-        inside += count_bits(in);
-        for (; in; in &= in - 1) {
-            int64_t at = k + lowest_bit(in);
-            double found = key[at];
-            s->least = found < s->least ? found : s->least;
-            s->most = found > s->most ? found : s->most;
-            if (s->bins) s->bins[(bits_of_double(found) - s->first) >> s->shift]++;
-            if (s->stored < s->room) {
-                s->found[s->stored] = found;
-                s->places[s->stored++] = place + at;
-            }
-        }
-    }
-    s->above += above;
-    s->inside += inside;
-    s->blocks[place / SPAN] += inside;
-}
-
-/* Every search of a piece that begins at `place` of its tensor, of `run` elements out of every `step`; searches by row.
- * Returns whether a key is not finite. */
-TARGET static int NAME(look)(const void *const *rows, const int32_t *types, int64_t count, int64_t place, int64_t run,
-                             int64_t step, struct search *searches, int64_t number) {
-    double base[CHUNK + WIDEST], x[CHUNK + WIDEST], key[CHUNK + WIDEST];
-    int odd = 0;
-    for (int64_t at = 0; at < count; at += step) {
-        int64_t size = least(run, count - at), row = -1;
-        NAME(load)(rows[0], types[0], at, size, base);
-        for (int64_t s = 0; s < number; s++) {
-            if (searches[s].row != row) {
-                row = searches[s].row;
-                NAME(keys_of)(rows, types, row, at, size, base, x, key);
-                odd |= NAME(any_odd)(key, NAME(filled)(size));
-                for (int64_t k = size; k < NAME(filled)(size); k++) key[k] = -1.0;
-            }
-            NAME(look_at)(&searches[s], key, size, place + at);
-        }
-    }
-    return odd;
-}
+ * at random, and what they come to. _plain_trim.py defines the same bits with numpy. */
 
 /* Some 64-bit numbers at a time, of which the lower halves count. */
 #if ISA == ISA_AVX512
@@ -106,10 +12,24 @@ FN U NAME(u_product)(U a, U b) { return _mm512_mul_epu32(a, b); }
 FN U NAME(u_high)(U a) { return _mm512_srli_epi64(a, 32); }
 FN U NAME(u_xor)(U a, U b) { return _mm512_xor_si512(a, b); }
 /* x where the lower half of a is below the limit, else 0. */
+/* x where not key < low and not key >= high, else 0: NaN stays. */
+FN D NAME(where_between)(D x, D key, D low, D high) {
+    __mmask8 stays = _mm512_cmp_pd_mask(key, low, _CMP_NLT_UQ);
+    return _mm512_maskz_mov_pd(_mm512_mask_cmp_pd_mask(stays, key, high, _CMP_NGE_UQ), x);
+}
+FN D NAME(quotient)(D a, D b) { return _mm512_div_pd(a, b); }
+/* a where it is farther from zero than `tiny`, else 1. */
+FN D NAME(or_one)(D a, D tiny) {
+    return _mm512_mask_mov_pd(_mm512_set1_pd(1.0), _mm512_cmp_pd_mask(_mm512_abs_pd(a), tiny, _CMP_GT_OQ), a);
+}
+/* a + b, but a where b is zero. */
+FN D NAME(moved)(D a, D b) {
+    return _mm512_mask_add_pd(a, _mm512_cmp_pd_mask(b, _mm512_setzero_pd(), _CMP_NEQ_UQ), a, b);
+}
 FN D NAME(where_below)(D x, U a, U limit) {
     return _mm512_maskz_mov_pd(_mm512_cmplt_epu64_mask(_mm512_and_si512(a, _mm512_set1_epi64(0xffffffff)), limit), x);
 }
-/* a where x, or where it is NaN, has the sign of s (zero: positive) and is not zero; else 0. */
+/* a where x has the sign of s (zero: positive) and is not zero, or is NaN; else 0. */
 FN D NAME(where_agrees)(D a, D x, D s) {
     __mmask8 up = _mm512_cmp_pd_mask(s, _mm512_setzero_pd(), _CMP_GE_OQ);
     __mmask8 not_up = _mm512_cmp_pd_mask(x, _mm512_setzero_pd(), _CMP_LE_OQ);
@@ -130,6 +50,16 @@ FN U NAME(u_count)(uint64_t first) {
 FN U NAME(u_product)(U a, U b) { return _mm256_mul_epu32(a, b); }
 FN U NAME(u_high)(U a) { return _mm256_srli_epi64(a, 32); }
 FN U NAME(u_xor)(U a, U b) { return _mm256_xor_si256(a, b); }
+FN D NAME(where_between)(D x, D key, D low, D high) {
+    return _mm256_and_pd(x, _mm256_and_pd(_mm256_cmp_pd(key, low, _CMP_NLT_UQ), _mm256_cmp_pd(key, high, _CMP_NGE_UQ)));
+}
+FN D NAME(quotient)(D a, D b) { return _mm256_div_pd(a, b); }
+FN D NAME(or_one)(D a, D tiny) {
+    return _mm256_blendv_pd(_mm256_set1_pd(1.0), a, _mm256_cmp_pd(NAME(size)(a), tiny, _CMP_GT_OQ));
+}
+FN D NAME(moved)(D a, D b) {
+    return _mm256_blendv_pd(a, _mm256_add_pd(a, b), _mm256_cmp_pd(b, _mm256_setzero_pd(), _CMP_NEQ_UQ));
+}
 FN D NAME(where_below)(D x, U a, U limit) {
     U below = _mm256_cmpgt_epi64(limit, _mm256_and_si256(a, _mm256_set1_epi64x(0xffffffff)));
     return _mm256_and_pd(_mm256_castsi256_pd(below), x);
@@ -142,8 +72,81 @@ FN U NAME(u_count)(uint64_t first) { return first; }
 FN U NAME(u_product)(U a, U b) { return (a & 0xffffffff) * (b & 0xffffffff); }
 FN U NAME(u_high)(U a) { return a >> 32; }
 FN U NAME(u_xor)(U a, U b) { return a ^ b; }
+FN D NAME(where_between)(D x, D key, D low, D high) { return key < low || key >= high ? 0.0 : x; }
+FN D NAME(quotient)(D a, D b) { return a / b; }
+FN D NAME(or_one)(D a, D tiny) { return fabs(a) > tiny ? a : 1.0; }
+FN D NAME(moved)(D a, D b) { return b == 0.0 ? a : a + b; }
 FN D NAME(where_below)(D x, U a, U limit) { return (a & 0xffffffff) < limit ? x : 0.0; }
 #endif
+
+/* Which of some keys are at least the limit, as bits. */
+FN uint32_t NAME(at_least)(D key, D limit) {
+#if ISA == ISA_AVX512
+    return _mm512_cmp_pd_mask(key, limit, _CMP_GE_OQ);
+#elif ISA == ISA_AVX2
+    return (uint32_t)_mm256_movemask_pd(_mm256_cmp_pd(key, limit, _CMP_GE_OQ));
+#else
+    return key >= limit;
+#endif
+}
+
+/* One search among keys: `inside` tells which of them are. */
+FN void NAME(found)(struct search *s, D keys, uint32_t inside, int64_t place) {
+    double all[WIDTH];
+    NAME(put)(all, keys);
+    for (; inside; inside &= inside - 1) {
+        int at = lowest_bit(inside);
+        double key = all[at];
+        s->least = key < s->least ? key : s->least;
+        s->most = key > s->most ? key : s->most;
+        if (s->bins) s->bins[(bits_of_double(key) - s->first) >> s->shift]++;
+        if (s->stored < s->room) {
+            s->found[s->stored] = key;
+            s->places[s->stored++] = place + at;
+        }
+    }
+}
+
+/* One search's share of elements from `at` on, a multiple of SUMS; `place` is that of the first. */
+FN void NAME(look_at)(struct search *s, const double *base, const void *row, int type, int64_t at, int64_t count,
+                      int64_t place) {
+    D high = NAME(all)(s->high), low = NAME(all)(s->low);
+    int64_t above = 0, inside = 0;
+    for (int64_t k = 0; k < count; k += WIDTH) {
+        D keys = NAME(size)(NAME(sub)(NAME(from)(row, type, at + k), NAME(get)(base + k)));
+        uint32_t over = NAME(at_least)(keys, high), in = NAME(at_least)(keys, low) & ~over;
+        above += count_bits(over);
+        if (!in) continue;
+        inside += count_bits(in);
+        if (s->room || s->bins) NAME(found)(s, keys, in, place + k);
+    }
+    s->above += above;
+    s->inside += inside;
+    s->blocks[place / SPAN] += inside;
+}
+
+/* Every search of a piece that begins at `place` of its tensor, of `run` elements out of every `step`; searches by row. */
+TARGET static void NAME(look)(const void *const *rows, const int32_t *types, int64_t count, int64_t place, int64_t run,
+                              int64_t step, struct search *searches, int64_t number) {
+    double base[CHUNK], x[SUMS];
+    for (int64_t at = 0; at < count; at += step) {
+        int64_t size = least(run, count - at), whole = size / SUMS * SUMS;
+        NAME(load)(rows[0], types[0], at, size, base);
+        for (int64_t s = 0; s < number; s++) {
+            struct search *one = searches + s;
+            const void *row = rows[one->row];
+            int type = types[one->row];
+            if (type == BF16)
+                NAME(look_at)(one, base, row, BF16, at, whole, place + at);
+            else
+                NAME(look_at)(one, base, row, type, at, whole, place + at);
+            if (whole == size) continue;
+            NAME(load)(row, type, at + whole, size - whole, x);
+            for (int64_t k = size - whole; k < SUMS; k++) x[k] = base[whole + k] = NAN; /* no key */
+            NAME(look_at)(one, base + whole, x, FP64, 0, SUMS, place + at + whole);
+        }
+    }
+}
 
 /* Words of counters from `first` on in Philox 4x32-10. */
 FN void NAME(random_words)(uint64_t first, const uint32_t *key, U *words) {
@@ -165,115 +168,130 @@ FN void NAME(random_words)(uint64_t first, const uint32_t *key, U *words) {
     words[3] = d;
 }
 
-/* What of a chunk of differences stays, times its factor; the rest becomes zero. */
-FN void NAME(keep)(const struct part *part, int64_t place, int64_t count, const double *restrict key, double *restrict x,
-                   const double *chances) {
-    for (int64_t from = 0, to; from < count; from = to) {
-        /* Up to where a magnitude that is a limit itself changes sides. */
-        int64_t low_until = part->low_until - place, high_until = part->high_until - place;
-        to = count;
-        if (low_until > from) to = least(to, low_until);
-        if (high_until > from) to = least(to, high_until);
-        double low = from < low_until ? part->low : part->above_low;
-        double high = from < high_until ? part->high : part->above_high;
-        /* NaN is kept: it is not to vanish. */
-        for (int64_t k = from; k < to; k++) x[k] = !(key[k] < low) & !(key[k] >= high) ? x[k] : 0.0;
-    }
-    if (part->chance >= 1.0 && !chances) return;
-    /* Element k of a chunk has word k / (CHUNK / 4) of counter k % (CHUNK / 4). */
-    uint64_t whole = (uint64_t)ceil(part->chance * 0x1p32);
-    U words[4], limit = NAME(u_all)(whole);
-    for (int64_t j = 0; j < CHUNK / 4 && j < count; j += WIDTH) {
-        NAME(random_words)((uint64_t)(place / 4 + j), part->key, words);
-        for (int64_t w = 0, k = j; w < 4 && k < count; w++, k += CHUNK / 4) {
-            U own = limit;
-            if (chances || k + WIDTH > count) {
-                uint64_t limits[WIDTH] = {0};
-                for (int64_t at = k; at < least(k + WIDTH, count); at++) {
-                    limits[at - k] = chances ? (uint64_t)ceil(chances[at] * 0x1p32) : whole;
-                    if (chances && part->inverse) x[at] *= 1.0 / chances[at];
-                }
-                memcpy(&own, limits, sizeof own);
+/* Differences of BATCH elements that stay, in x, times what they count; the rest becomes zero. */
+FN void NAME(keep)(const struct part *part, const D *base, const void *row, int type, int64_t at, int64_t place, D *odd,
+                   D *all, double *held) {
+    D low = NAME(all)(place < part->low_until ? part->low : part->above_low);
+    D high = NAME(all)(place < part->high_until ? part->high : part->above_high);
+    D weight = NAME(all)(part->weight), scale = NAME(all)(part->scale);
+    int mixed = (place < part->low_until && part->low_until < place + BATCH) ||
+                (place < part->high_until && part->high_until < place + BATCH);
+    int random = part->chance < 1.0 || part->chances;
+    U limit = NAME(u_all)((uint64_t)ceil(part->chance * 0x1p32)), words[4];
+#pragma GCC unroll 8
+    for (int v = 0; v < BATCH / WIDTH; v++) {
+        int64_t k = v * WIDTH;
+        /* Element e has word e % BATCH / 8 of counter e / BATCH * 8 + e % 8: a word has the counters of 8 elements, which
+         * are drawn anew where the vector has fewer. */
+        if (random && (WIDTH < 8 || v == 0)) NAME(random_words)((uint64_t)(place / 4 + k % 8), part->key, words);
+        D x = NAME(sub)(NAME(from)(row, type, at + k), base[v]);
+        odd[v] = NAME(add)(odd[v], NAME(sub)(x, x));
+        if (mixed) {
+            double lows[WIDTH], highs[WIDTH];
+            for (int j = 0; j < WIDTH; j++) {
+                lows[j] = place + k + j < part->low_until ? part->low : part->above_low;
+                highs[j] = place + k + j < part->high_until ? part->high : part->above_high;
             }
-            NAME(put)(x + k, NAME(where_below)(NAME(get)(x + k), words[w], own));
+            low = NAME(get)(lows);
+            high = NAME(get)(highs);
         }
+        x = NAME(where_between)(x, NAME(size)(x), low, high);
+        if (random) {
+            if (part->chances) {
+                uint64_t limits[WIDTH];
+                for (int j = 0; j < WIDTH; j++) limits[j] = (uint64_t)ceil(part->chances[at + k + j] * 0x1p32);
+                memcpy(&limit, limits, sizeof limit);
+                if (part->inverse)
+                    x = NAME(mul)(x, NAME(quotient)(NAME(all)(1.0), NAME(get)(part->chances + at + k)));
+            }
+            x = NAME(where_below)(x, words[k / 8], limit);
+        }
+        x = NAME(mul)(weight, NAME(mul)(scale, x));
+        all[v] = NAME(add)(all[v], x);
+        NAME(put)(held + k, x);
     }
 }
 
-/* Adds what of a part has the sign of all parts together (zero is positive), and its weight there; NaN always. */
-FN void NAME(add_agreeing)(const double *x, double weight, const double *all, int64_t count, double *result,
-                           double *weights) {
-    for (int64_t k = 0; k < count; k += WIDTH) {
-        D own = NAME(get)(x + k);
-        NAME(put)(result + k, NAME(add)(NAME(get)(result + k), NAME(where_agrees)(own, own, NAME(get)(all + k))));
-        NAME(put)(weights + k,
-                  NAME(add)(NAME(get)(weights + k), NAME(where_agrees)(NAME(all)(weight), own, NAME(get)(all + k))));
+/* The first of some elements at which an input or the output is not finite. */
+TARGET static int64_t NAME(first_odd)(const void *const *rows, const int32_t *types, int64_t n, int64_t at, int64_t count,
+                                      const void *out, int32_t out_type) {
+    for (int64_t k = 0; k < count; k++) {
+        int fine = is_finite(out, out_type, k);
+        for (int64_t i = 0; i < n; i++) fine &= is_finite(rows[i], types[i], at + k);
+        if (!fine) return k;
     }
+    return 0;
+}
+
+/* BATCH elements of the output. Returns whether all inputs are finite and nothing overflows. */
+FN int NAME(trim_batch)(const void *const *rows, const int32_t *types, int narrow, int64_t n, int64_t at, int64_t place,
+                        const struct part *parts, const struct sum *sum, double *held, void *out, int32_t out_type) {
+    enum { VECTORS_OF_BATCH = BATCH / WIDTH };
+    D base[VECTORS_OF_BATCH], all[VECTORS_OF_BATCH], odd[VECTORS_OF_BATCH];
+#pragma GCC unroll 8
+    for (int v = 0; v < VECTORS_OF_BATCH; v++) {
+        base[v] = NAME(from)(rows[0], narrow ? BF16 : types[0], at + v * WIDTH);
+        all[v] = odd[v] = NAME(zero)();
+    }
+    for (int64_t i = 1; i < n; i++)
+        NAME(keep)(parts + i - 1, base, rows[i], narrow ? BF16 : types[i], at, place, odd, all, held + (i - 1) * BATCH);
+    int fine = 1;
+    D tiny = NAME(all)(sum->tiny), lambda = NAME(all)(sum->lambda), most = NAME(all)(sum->most);
+    D divisor = NAME(all)(sum->divisor);
+    for (int v = 0; v < VECTORS_OF_BATCH; v++) {
+        D result = all[v];
+        if (sum->consensus) {
+            D weights = NAME(zero)();
+            result = NAME(zero)();
+            for (int64_t i = 1; i < n; i++) {
+                D x = NAME(get)(held + (i - 1) * BATCH + v * WIDTH);
+                result = NAME(add)(result, NAME(where_agrees)(x, x, all[v]));
+                weights = NAME(add)(weights, NAME(where_agrees)(NAME(all)(parts[i - 1].weight), x, all[v]));
+            }
+            if (sum->normalize) result = NAME(quotient)(result, NAME(or_one)(weights, tiny));
+        } else if (sum->divisor != 1.0) {
+            result = NAME(quotient)(result, divisor);
+        }
+        result = NAME(moved)(base[v], NAME(mul)(lambda, result));
+        fine &= NAME(within)(NAME(size)(result), most) & NAME(within)(odd[v], most);
+        NAME(round_to)(result, (char *)out + v * WIDTH * size_of(out_type), out_type);
+    }
+    return fine;
 }
 
 /* out = w_0 + lambda * (what the differences come to), for a piece that begins at `place`. Returns -1, or the index of the
  * first element at which an input or the output is not finite. */
 TARGET static int64_t NAME(trim)(const void *const *rows, const int32_t *types, int64_t n, int64_t count, int64_t place,
-                                 const struct part *parts, const struct sum *sum, double *restrict held, char *out,
+                                 const struct part *parts, const struct sum *sum, double *held, char *out,
                                  int32_t out_type) {
-    double base[CHUNK + WIDEST], key[CHUNK + WIDEST], all[CHUNK], weights[CHUNK], result[CHUNK];
-    int64_t item = size_of(out_type);
-    for (int64_t at = 0; at < count; at += CHUNK) {
-        int64_t size = least(CHUNK, count - at);
-        int64_t end = NAME(filled)(size);
-        NAME(load)(rows[0], types[0], at, size, base);
-        int odd = NAME(any_odd)(base, end);
-        for (int64_t k = 0; k < end; k++) all[k] = 0.0;
-        for (int64_t i = 1; i < n; i++) {
-            double *x = held + (i - 1) * (CHUNK + WIDEST), weight = parts[i - 1].weight;
-            const struct part *part = parts + i - 1;
-            NAME(keys_of)(rows, types, i, at, size, base, x, key);
-            odd |= NAME(any_odd)(x, end);
-            NAME(keep)(part, place + at, size, key, x, part->chances ? part->chances + at : NULL);
-            double scale = part->scale;
-            for (int64_t k = 0; k < end; k++) {
-                x[k] = weight * (scale * x[k]);
-                all[k] += x[k];
-            }
-        }
-        if (sum->consensus) {
-            for (int64_t k = 0; k < end; k++) result[k] = weights[k] = 0.0;
-            for (int64_t i = 1; i < n; i++)
-                NAME(add_agreeing)(held + (i - 1) * (CHUNK + WIDEST), parts[i - 1].weight, all, end, result, weights);
-            if (sum->normalize) {
-                double tiny = sum->tiny;
-                for (int64_t k = 0; k < end; k++) weights[k] = fabs(weights[k]) > tiny ? weights[k] : 1.0;
-                for (int64_t k = 0; k < end; k++) result[k] /= weights[k];
-            }
-        } else if (sum->divisor == 1.0) {
-            for (int64_t k = 0; k < end; k++) result[k] = all[k];
-        } else {
-            double divisor = sum->divisor;
-            for (int64_t k = 0; k < end; k++) result[k] = all[k] / divisor;
-        }
-        double lambda = sum->lambda;
-        for (int64_t k = 0; k < end; k++) {
-            double step = lambda * result[k];
-            result[k] = step == 0.0 ? base[k] : base[k] + step;
-        }
-        double most = sum->most;
-        int over = 0;
-        for (int64_t k = 0; k < end; k += WIDTH) over |= !NAME(within)(NAME(size)(NAME(get)(result + k)), NAME(all)(most));
+    int64_t item = size_of(out_type), at = 0;
+    int narrow = out_type == BF16;
+    for (int64_t i = 0; i < n; i++) narrow &= types[i] == BF16;
+    for (; at + BATCH <= count; at += BATCH) {
         char *to = out + at * item;
-        int64_t k = 0;
-        for (; k + WIDTH <= size; k += WIDTH) NAME(round_to)(NAME(get)(result + k), to + k * item, out_type);
-        if (k < size) {
-            char rest[WIDEST * 8];
-            NAME(round_to)(NAME(get)(result + k), rest, out_type);
-            memcpy(to + k * item, rest, (size_t)((size - k) * item));
-        }
-        if ((odd || over) && !sum->pass_nonfinite)
-            for (k = 0; k < size; k++) {
-                int bad = !(fabs(result[k]) <= most);
-                for (int64_t i = 0; i < n; i++) bad |= !is_finite(rows[i], types[i], at + k);
-                if (bad) return at + k;
-            }
+        int fine = narrow ? NAME(trim_batch)(rows, types, 1, n, at, place + at, parts, sum, held, to, BF16)
+                          : NAME(trim_batch)(rows, types, 0, n, at, place + at, parts, sum, held, to, out_type);
+        if (!fine && !sum->pass_nonfinite) return at + NAME(first_odd)(rows, types, n, at, BATCH, to, out_type);
     }
-    return -1;
+    if (at == count) return -1;
+    /* What is left, filled up with zeros: in `held`, behind the parts. */
+    const void **ends = (const void **)(held + n * BATCH);
+    double *filled = held + n * BATCH + n;
+    struct part *own = (struct part *)(filled + 2 * n * BATCH);
+    char last[BATCH * 8];
+    for (int64_t i = 0; i < n; i++) {
+        ends[i] = memset(filled + i * BATCH, 0, BATCH * 8);
+        memcpy(filled + i * BATCH, (const char *)rows[i] + at * size_of(types[i]), (size_t)((count - at) * size_of(types[i])));
+        if (i == 0) continue;
+        own[i - 1] = parts[i - 1];
+        if (!own[i - 1].chances) continue;
+        double *chances = filled + (n + i) * BATCH;
+        memset(chances, 0, BATCH * 8);
+        own[i - 1].chances = memcpy(chances, parts[i - 1].chances + at, (size_t)(count - at) * 8);
+    }
+    int fine = NAME(trim_batch)(ends, types, 0, n, 0, place + at, own, sum, held, last, out_type);
+    memcpy(out + at * item, last, (size_t)((count - at) * item));
+    if (fine || sum->pass_nonfinite) return -1;
+    return at + NAME(first_odd)(rows, types, n, at, count - at, last, out_type);
 }
 #undef U
