@@ -19,6 +19,7 @@ too, so that a program can act on them, and ``kind`` is a stable name for each c
     │   │   ├── UnsafePickleError       a pickle that asks for code
     │   │   ├── PickleFormatError       a pickle that is no state dict
     │   │   ├── AdapterError            an adapter that is not understood, or does not fit its base
+    │   │   ├── TokenizerError          a tokenizer that is not understood, or does not fit its weights
     │   │   └── HeaderError             a safetensors file whose header lies
     │   │       ├── TruncatedFileError, HeaderLengthError, HeaderSyntaxError, DuplicateNameError,
     │   │       └── UnknownDtypeError, BadShapeError, OffsetError, OverlapError, HoleError
@@ -210,6 +211,12 @@ class AdapterError(CheckpointError):
     """An adapter that is not understood, or does not fit its base."""
 
     kind = "adapter"
+
+
+class TokenizerError(CheckpointError):
+    """A tokenizer that is not understood, or does not fit its weights."""
+
+    kind = "tokenizer"
 
 
 class HeaderError(CheckpointError):

@@ -91,9 +91,9 @@ RECIPES: dict[str, tuple[str, list[str]]] = {
     "slices": (HEAD + "slices: [{sources: [{model: a, layer_range: [0, 1]}]}]\n", ["slices", "not served"]),
     "slices beside models": (GOOD + "slices: []\n", ["slices", "not served"]),
     "modules": (HEAD + "modules: {text: {models: []}}\n", ["modules", "not served"]),
-    "tokenizer": (GOOD + "tokenizer: {source: union}\n", ["tokenizer", "not served"]),
-    "tokenizer_source": (GOOD + "tokenizer_source: union\n", ["tokenizer_source", "not served"]),
-    "chat_template": (GOOD + "chat_template: auto\n", ["chat_template", "not served"]),
+    "tokenizer": (GOOD + "tokenizer: {sorce: union}\n", ["tokenizer.sorce", "did you mean source?"]),
+    "tokenizer_source": (GOOD + "tokenizer_source: union\ntokenizer: {}\n", ["tokenizer_source exclude each other"]),
+    "chat_template": (GOOD + "chat_template: chatmll\n", ["chat_template", "did you mean chatml?"]),
     "aliases in a circle": (GOOD + "parameters: &a {x: *a}\n", ["recipe"]),
 }
 KINDS = {

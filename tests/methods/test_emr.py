@@ -185,7 +185,7 @@ def test_outvoted_and_unmoved_tasks() -> None:
 
 
 def test_real_models(tmp_path: Path) -> None:
-    """Unified and task models load and answer; a task's weights are nearer to its own than the unified model's."""
+    """Unified and task models load and answer; a task is nearer to its fine-tune than the unified model is."""
     from tests.evaluate import _zoo as zoo
 
     refs = [zoo.bert(tmp_path / f"m{number}") for number in range(4)]

@@ -128,6 +128,16 @@ def spreads(deltas):
     return [len(column) * sum(one * one for one in column) - sum(column) ** 2 for column in columns]
 
 
+def variances(deltas):
+    """Over the models, times a number, exactly, and then as ranks: what rounding makes different is not."""
+    found = []
+    for column in np.stack([delta.ravel() for delta in deltas], axis=1):
+        parts = [Fraction(float(one)) for one in column]
+        found.append(len(parts) * sum(one * one for one in parts) - sum(parts) ** 2)
+    ranks = {value: rank for rank, value in enumerate(sorted({Fraction(0), *found}))}
+    return np.array([ranks[value] for value in found]).reshape(deltas[0].shape)
+
+
 def sce(base, models, select_topk=1.0):
     """Select by variance, weigh by squares, erase what disagrees: arXiv 2408.07990, section 3.3.
 

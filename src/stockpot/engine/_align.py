@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass, replace
-from typing import Literal
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Literal
 
 from stockpot import errors
 from stockpot.adapters import AdapterSum
@@ -24,6 +24,9 @@ from stockpot.engine._job import Job, split_rename
 from stockpot.engine._matched import Matched
 from stockpot.engine._names import missing_error, rename_hints, tied_head
 from stockpot.engine._watch import Watch
+
+if TYPE_CHECKING:
+    from stockpot.vocabulary import Vocabulary
 
 Action = Literal["merge", "mix", "same"]
 _PIECE = 1 << 20
@@ -73,12 +76,9 @@ class Inputs:
     """Where adapters are merged: what they become, the one checkpoint."""
     originals: Inputs | None = None
     """Where adapters are merged: they themselves."""
+    vocabulary: Vocabulary | None = None
+    """Where a recipe speaks of tokenizers or chat templates: what comes of it."""
     statistics: int = 0
-
-    @property
-    def merged(self) -> Inputs:
-        """Without the statistics."""
-        return replace(self, checkpoints=self.checkpoints[: len(self.checkpoints) - self.statistics], statistics=0)
 
     @property
     def given(self) -> Inputs:
@@ -122,7 +122,7 @@ View = Mapping[str, TensorInfo]
 
 def align(job: Job, inputs: Inputs) -> Alignment:
     """Decide what becomes of each tensor; raises AlignmentError with every problem at once."""
-    views, aliases, untied = _tied_views(_renamed(job, inputs), inputs)
+    views, aliases, untied = _tied_views(renamed(job, inputs), inputs)
     names = _output_names(job, inputs, views, aliases)
     selected = _selection(job, names)
     decisions = [Decision(name, "ties", "untied: not all inputs tie it") for name in untied if name in names]
@@ -164,7 +164,7 @@ def align(job: Job, inputs: Inputs) -> Alignment:
     )
 
 
-def _renamed(job: Job, inputs: Inputs) -> list[dict[str, TensorInfo]]:
+def renamed(job: Job, inputs: Inputs) -> list[dict[str, TensorInfo]]:
     """Every name of each input (further names of the same bytes too), after ``--rename``."""
     rules = [split_rename(text) for text in job.recipe.policies.rename]
     highest = len(inputs.models)
@@ -449,7 +449,8 @@ def _require_shapes(job: Job, inputs: Inputs, name: str, infos: Mapping[int, Ten
             file=source_path(inputs, number, info),
             expected=f"{list(kept)} as in {inputs.checkpoints[first].ref}",
             got=f"{list(info.shape)}",
-            remedy="--mismatch first takes the first model's, with its tokenizer, unmerged; --mismatch base the base's"
+            remedy="a recipe with tokenizer_source (union, base or a model) brings them to one; "
+            "--mismatch first takes the first model's, with its tokenizer, unmerged; --mismatch base the base's"
             if is_vocabulary
             else "--mismatch base|first takes it unmerged, --exclude leaves it as the template has it",
         )

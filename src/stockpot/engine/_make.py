@@ -24,7 +24,7 @@ def make(worker: Worker, task: Make, slot: Slot) -> None:
     """Measure what the rule must know, then make piece by piece."""
     rule = rule_of(worker.plan.job, worker.plan.values_of(slot), slot)
     tensor = _Tensor(worker, slot)
-    measured = rule.measure(tensor)
+    measured = rule.measure(tensor, pass_nonfinite=worker.allow)
     tensor.is_last = True
     for place, rows in tensor.pieces():
 

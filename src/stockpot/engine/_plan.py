@@ -21,6 +21,7 @@ from stockpot.engine._budget import ALIGNMENT, Budget, fit
 from stockpot.engine._job import Job
 from stockpot.engine._side_files import links_elsewhere, side_files
 from stockpot.engine._statistics import aligned, statistics_bytes, with_statistics
+from stockpot.engine._vocabulary import in_one_vocabulary, with_rows_told, without_tokenizer
 from stockpot.engine._watch import grouping
 from stockpot.kernels import is_compiled
 
@@ -96,7 +97,9 @@ class Plan:
     def peak_memory_bytes(self) -> int:
         """Foreseen peak of the process."""
         needs_torch = self.is_pickled or self.budget.device != "cpu" or not is_compiled()
-        return PROCESS_BYTES + TORCH_BYTES * needs_torch + self.budget.total_bytes + self._working_bytes
+        merging = self.budget.total_bytes + self._working_bytes
+        planning = self.inputs.vocabulary.reading_bytes if self.inputs.vocabulary is not None else 0
+        return PROCESS_BYTES + TORCH_BYTES * needs_torch + max(merging, planning)
 
     @property
     def _working_bytes(self) -> int:
@@ -118,6 +121,7 @@ class Plan:
             ],
             "files": [(file.name, file.size) for file in self.layout.files],
             "one_file": self.is_one_file,
+            **({"vocabulary": found.digest} if (found := self.inputs.vocabulary) is not None else {}),
             "device": self.budget.device.split(":")[0],
             "versions": [__version__, importlib.metadata.version("torch")],
         }
@@ -193,7 +197,9 @@ def make_plan(
     story: Story | None = None,
 ) -> Plan:
     """Decide everything about a merge from headers; raises InputError kinds. Cost: linear in the tensor count."""
+    inputs = in_one_vocabulary(job, inputs)
     alignment = aligned(job, inputs) if inputs.adapters is None else alignment_of(job, inputs)
+    alignment = with_rows_told(inputs, alignment)
     slots = alignment.slots
     if not slots:
         raise errors.AlignmentError("there is nothing to write: no tensor is common", remedy="check the inputs")
@@ -236,7 +242,7 @@ def make_plan(
             *job.warnings,
             *dict.fromkeys(note for source in inputs.checkpoints for note in source.notes),
             *alignment.notes,
-            *([] if one_file else _lost_configuration(inputs, alignment)),
+            *(without_tokenizer(inputs) if one_file else _lost_configuration(inputs, alignment)),
         ),
         story,
         further,
@@ -245,7 +251,13 @@ def make_plan(
 
 def with_links_told(plan: Plan) -> Plan:
     """The plan, with a warning where it copies side files that are links to what nobody named."""
-    links = {} if plan.is_one_file else links_elsewhere(plan.template, plan.inputs.given.checkpoints)
+    copied = {} if plan.is_one_file else side_files(plan.template)
+    folders = [source.folder for source in plan.inputs.given.checkpoints if source.folder is not None]
+    if (vocabulary := plan.inputs.vocabulary) is not None and not plan.is_one_file:
+        copied = {name: path for name, path in copied.items() if not vocabulary.is_replaced(name)}
+        copied |= vocabulary.copied()
+        folders += [path.parent for path in vocabulary.copied().values()]
+    links = links_elsewhere(copied, folders)
     if not links:
         return plan
     shown = ", ".join(f"{name} -> {end}" for name, end in [*links.items()][:LINKS_SHOWN])

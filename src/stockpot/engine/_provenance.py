@@ -54,6 +54,7 @@ def provenance(plan: Plan, records: Records) -> dict[str, Any]:
             for file in ([] if plan.is_one_file else plan.layout.files)
         ],
         **({"chosen": dict(plan.story.record)} if plan.story is not None else {}),
+        **({"vocabulary": dict(found.record)} if (found := plan.inputs.vocabulary) is not None else {}),
         **({"lost": loss.data()} if (loss := rank_loss(plan)) is not None else {}),
         "groups": {name: record.data() for name, record in sorted(records.groups.items())},
         "tensors": {

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -34,14 +34,13 @@ def _inside(folder: Path, prefix: str) -> Iterator[tuple[str, Path]]:
             yield prefix + name, entry
 
 
-def links_elsewhere(template: Source, named: Iterable[Source]) -> dict[str, Path]:
+def links_elsewhere(copied: Mapping[str, Path], folders: Iterable[Path]) -> dict[str, Path]:
     """Copied side files that are links, with where they lead, by name: those that lead out of every folder that was
     named, and are none of a model hub's cache, where each file is a link to ``../../blobs``."""
-    allowed = [folder.resolve() for source in named if (folder := source.folder) is not None]
-    if template.folder is not None:
-        place = template.folder.resolve()
-        allowed += [parent.parent / "blobs" for parent in place.parents if parent.name == "snapshots"]
-    links = {name: path.resolve() for name, path in side_files(template).items() if path.is_symlink()}
+    allowed = [folder.resolve() for folder in folders]
+    for folder in list(allowed):
+        allowed += [parent.parent / "blobs" for parent in folder.parents if parent.name == "snapshots"]
+    links = {name: path.resolve() for name, path in copied.items() if path.is_symlink()}
     return {name: end for name, end in links.items() if not any(end.is_relative_to(folder) for folder in allowed)}
 
 

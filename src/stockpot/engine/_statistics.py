@@ -42,11 +42,12 @@ def paths_of(job: Job, wanted: Statistics) -> tuple[str, ...]:
 
 def aligned(job: Job, inputs: Inputs) -> Alignment:
     """What becomes of each tensor, and of which of them the statistics speak; every problem at once."""
-    found = align(job, inputs.merged)
+    merged = replace(inputs, checkpoints=inputs.checkpoints[: inputs.models.stop], statistics=0)
+    found = align(job, merged)
     wanted = job.method.statistics
     if wanted is None:
         return found
-    files = [_File(source, _about(source)) for source in inputs.checkpoints[len(inputs.merged.checkpoints) :]]
+    files = [_File(source, _about(source)) for source in inputs.checkpoints[inputs.models.stop :]]
     problems: list[errors.AlignmentError] = []
     decisions = list(found.decisions)
     slots = []
@@ -81,7 +82,7 @@ class _File:
 
 def _joined(inputs: Inputs, wanted: Statistics, files: Sequence[_File], slot: Slot) -> Slot:
     """The tensor with its statistics: all models have them, or none."""
-    first = len(inputs.merged.checkpoints) - inputs.first_model
+    first = inputs.models.stop - inputs.first_model
     own = [(number - inputs.first_model, info) for number, info in slot.sources if number in inputs.models]
     having = [info.name in files[place].source.tensors for place, info in own]
     if not any(having):

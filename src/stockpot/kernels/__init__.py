@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from stockpot.kernels._constants import BLOCK, CHUNK, DTYPES, ITEMSIZE, LARGEST
+from stockpot.kernels._doubles import Doubles, Keyed, blocks, make_by_blocks
 from stockpot.kernels._low_rank import Factors, add_low_rank, factors, widened
 from stockpot.kernels._many import DTYPES_OF_MANY, Many, gram_many, mix_many
 from stockpot.kernels._native import LostPagesError, catching_lost_pages
@@ -19,11 +20,16 @@ from stockpot.kernels._rows import (
     is_compiled,
     mix,
 )
-from stockpot.kernels._selection import Elements, Wanted, kept_count, largest, middle
+from stockpot.kernels._selection import Cut, Elements, Wanted, kept_count, largest, middle
 from stockpot.kernels._trim import Part, Sum, random_key, trim
 from stockpot.kernels._weighted import first_negative, read_wide, weighted, write_wide
 
 __all__ = [
+    "Cut",
+    "make_by_blocks",
+    "blocks",
+    "Keyed",
+    "Doubles",
     "rank_shares",
     "magnitudes",
     "trim",

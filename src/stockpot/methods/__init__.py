@@ -28,14 +28,23 @@ from stockpot.methods._dare import dare_linear, dare_ties
 from stockpot.methods._della import della, della_linear
 from stockpot.methods._emr import emr
 from stockpot.methods._fisher import fisher
+from stockpot.methods._fusion import arcee_fusion
 from stockpot.methods._linear import linear, passthrough, task_arithmetic, wise_ft
 from stockpot.methods._model_stock import model_stock
+from stockpot.methods._nearswap import nearswap
+from stockpot.methods._ram import ram, ramplus_tl
 from stockpot.methods._regmean import regmean
 from stockpot.methods._rule import Form, Rule, Statistic, SurveyRule, Unit
+from stockpot.methods._sce import sce
 from stockpot.methods._slerp import nuslerp, slerp
 from stockpot.methods._ties import ties
 
 __all__ = [
+    "sce",
+    "ramplus_tl",
+    "ram",
+    "nearswap",
+    "arcee_fusion",
     "SurveyRule",
     "emr",
     "regmean",
@@ -74,20 +83,9 @@ __all__ = [
 ]
 
 _BUILT_IN = (
-    *(
-        breadcrumbs,
-        breadcrumbs_ties,
-        dare_linear,
-        dare_ties,
-        della,
-        della_linear,
-        emr,
-        fisher,
-        karcher,
-        linear,
-        model_stock,
-    ),
-    *(multislerp, nuslerp, passthrough, regmean, slerp, task_arithmetic, ties, wise_ft),
+    *(arcee_fusion, breadcrumbs, breadcrumbs_ties, dare_linear, dare_ties, della, della_linear, emr, fisher, karcher),
+    *(linear, model_stock, multislerp, nearswap, nuslerp, passthrough, ram, ramplus_tl, regmean, sce, slerp),
+    *(task_arithmetic, ties, wise_ft),
 )
 
 

@@ -114,6 +114,8 @@ class Method:
     why_models: str = ""
     random: bool = False
     """Whether it draws random numbers, by seed, tensor and position of the model."""
+    scale_free: bool = True
+    """Whether inputs scaled alike give a result scaled alike."""
     passes: int = 1
     """Of an element-wise method: how often it goes through the inputs, as a rule."""
     statistics: Statistics | None = None
@@ -234,6 +236,7 @@ def elementwise(
     affine: bool = True,
     why_models: str = "",
     random: bool = False,
+    scale_free: bool = True,
     passes: int = 1,
     statistics: Statistics | None = None,
     beside: str | None = None,
@@ -247,7 +250,7 @@ def elementwise(
         assert next(iter(inspect.signature(function).parameters)) == "form"
         return Method(
             function.__name__, function, base, models, "form", None, reference, recipe_required, affine, why_models,
-            random, passes, statistics, beside,
+            random, scale_free, passes, statistics, beside,
         )  # fmt: skip
 
     return make

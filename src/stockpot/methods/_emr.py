@@ -97,7 +97,7 @@ class Elected:
         with np.errstate(all="ignore"):
             return {"scales": np.where(kept > 0.0, own / kept, np.where(own > 0.0, 0.0, 1.0))}
 
-    def measure(self, tensor: Tensor) -> float:
+    def measure(self, tensor: Tensor, *, pass_nonfinite: bool) -> float:
         """The task's scale."""
         if not self.awaits_survey:
             return 1.0

@@ -56,7 +56,7 @@ class Weighed:
     weight: tuple[float, ...]
     unit: Unit = "block"
 
-    def measure(self, tensor: Tensor) -> None:
+    def measure(self, tensor: Tensor, *, pass_nonfinite: bool) -> None:
         """Each element is made by itself."""
 
     def make(self, measured: None, place: int, rows: Sequence[Row], out: Row, *, pass_nonfinite: bool) -> None:

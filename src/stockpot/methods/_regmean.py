@@ -78,7 +78,7 @@ class Regression:
     by_rows: bool
     unit: Unit = "block"
 
-    def measure(self, tensor: Tensor) -> NDArray[np.float64] | None:
+    def measure(self, tensor: Tensor, *, pass_nonfinite: bool) -> NDArray[np.float64] | None:
         """The result; None where there is nothing to regress on."""
         if not self.form.statistics:
             return None

@@ -59,10 +59,10 @@ class Rule(Protocol):
     def unit(self) -> Unit:
         """What it must see together."""
 
-    def measure(self, tensor: Tensor) -> Any:
+    def measure(self, tensor: Tensor, *, pass_nonfinite: bool) -> Any:
         """What must be known of the whole tensor before any element can be made; goes through it as often as needed.
 
-        What is not finite may make nonsense of it: ``make`` tells.
+        What is not finite is refused here, or makes nonsense of it and is refused by ``make``.
         """
 
     def make(self, measured: Any, place: int, rows: Sequence[Row], out: Row, *, pass_nonfinite: bool) -> None:

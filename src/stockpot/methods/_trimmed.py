@@ -51,7 +51,7 @@ class Trimmed:
         """Ranks need whole rows."""
         return "row" if self.keep == "ranked" else "block"
 
-    def measure(self, tensor: Elements) -> list[Part]:
+    def measure(self, tensor: Elements, *, pass_nonfinite: bool) -> list[Part]:
         """What is kept of each task vector."""
         if self.keep in ("random", "ranked"):
             return [self._at_random(number) for number in range(self.form.models)]

@@ -10,12 +10,13 @@ from pathlib import Path
 from typing import Annotated, Any, Literal
 
 import yaml
-from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationError
+from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationError, model_validator
 
 from stockpot import errors
+from stockpot.recipe._tokenizer import ChatTemplate, Tokenizer, tokenizer_owner
 from stockpot.recipe._yaml import SIZE_CAP, load_yaml
 
-LATER_KEYS = ("slices", "modules", "tokenizer", "tokenizer_source", "chat_template")
+LATER_KEYS = ("slices", "modules")
 """Keys of the field's format that this version knows but does not serve."""
 IGNORED_PARAMETERS = ("int8_mask",)
 """Memory switches of other tools: accepted, without effect."""
@@ -94,6 +95,21 @@ class Recipe(_Strict):
     shard_size: str | int | None = None
     seed: int = 0
     allow_nonfinite: bool = False
+    tokenizer: Tokenizer | None = None
+    tokenizer_source: Annotated[str, Field(min_length=1)] | None = None
+    """The short form of ``tokenizer``: its source alone."""
+    chat_template: ChatTemplate | None = None
+
+    @model_validator(mode="after")
+    def _one_tokenizer(self) -> Recipe:
+        if self.tokenizer is not None and self.tokenizer_source is not None:
+            raise ValueError("tokenizer and tokenizer_source exclude each other")
+        return self
+
+    @property
+    def output_tokenizer(self) -> Tokenizer | None:
+        """What either form says of the output's tokenizer; None: the tokenizers are not looked at."""
+        return self.tokenizer or (Tokenizer(source=self.tokenizer_source) if self.tokenizer_source else None)
 
     @property
     def output_dtype(self) -> str | None:
@@ -158,6 +174,8 @@ def _problem(entry: Any) -> str:
     where = ".".join(str(part) for part in path) or "recipe"
     if entry["type"] == "extra_forbidden":
         owner: type[BaseModel] = Policies if path[0] == "policies" else ModelEntry if path[0] == "models" else Recipe
+        if path[0] == "tokenizer":
+            owner = tokenizer_owner(path)
         known = [*owner.model_fields, *(LATER_KEYS if owner is Recipe else ())]
         close = errors.nearest(str(path[-1]), known)
         hint = f"did you mean {close}?" if close else f"known: {', '.join(known)}"
@@ -165,4 +183,6 @@ def _problem(entry: Any) -> str:
     if entry["type"] == "missing":
         return f"the key {where!r} is missing"
     message = entry["msg"].removeprefix("Value error, ")
+    if not path:
+        return str(message)
     return f"{where}: {message[:1].lower()}{message[1:]}, got {entry['input']!r}"[:300]

@@ -56,6 +56,8 @@ def plan_table(plan: Plan) -> Table:
         names = [d.tensor for d in plan.alignment.decisions if (d.policy, d.action) == (policy, action)]
         shown = ", ".join(names[:3]) + (f" and {count - 3} more" if count > 3 else "")
         table.add_row(f"{policy}: {action}", shown)
-    if differing := differing_side_files(plan.template, plan.inputs.checkpoints):
+    vocabulary = plan.inputs.vocabulary
+    differing = differing_side_files(plan.template, plan.inputs.checkpoints)
+    if differing := [name for name in differing if vocabulary is None or not vocabulary.is_replaced(name)]:
         table.add_row("differ between inputs", ", ".join(differing) + ": the template's are taken")
     return table

@@ -66,13 +66,14 @@ def check_method(name: str, parameters: Mapping[str, Any] | None = None, *, mode
         count = 1
     # Of one model: neither the order nor, where its share of all tensors counts, the other tensors are indifferent.
     by_place = any(method.parameters[key].of_model for key in parameters or {} if key in method.parameters)
+    is_symmetric = most is None and not method.random and not by_place
     subject = Subject(
         method.name,
         parameters or {},
         count,
         with_base,
         method.affine,
-        most is None and not method.random and not by_place,
+        is_symmetric,
         method.statistics is None or method.statistics.streamed,
         not (by_place and method.beside is not None),
     )
@@ -161,6 +162,8 @@ def moved_together(subject: Subject) -> None:
 
 def scaled_together(subject: Subject) -> None:
     """Scaling all inputs by a power of two must scale every bit of the result."""
+    if not get_method(subject.name).scale_free:
+        return
     base = state_dict(0, torch.float32)
     models = fine_tunes(subject, base)
     expected = subject.merge(base, models)
