@@ -43,6 +43,9 @@ def test_the_example_runs(name: str, tmp_path: Path, monkeypatch: pytest.MonkeyP
         (tmp_path / model).mkdir()
         step = 0.0 if model == "base" else 0.1 * torch.randn(8, 6, generator=generator)
         safetensors.torch.save_file({"layer.0.weight": base + step}, tmp_path / model / "model.safetensors")
+        seen = torch.randn(9, 6, generator=generator, dtype=torch.float64)
+        for kind, values in (("fisher", base.square() + step), ("inputs", seen.T @ seen)):
+            safetensors.torch.save_file({"layer.0.weight": values.abs()}, tmp_path / f"{model}-{kind}.safetensors")
     page = (DOCS / "methods" / f"{name}.md").read_text("utf-8")
     (commands,) = re.findall(r"```console\n(.*?)```", page, re.DOTALL)
     *collecting, merging = (shlex.split(line)[2:] for line in commands.splitlines())

@@ -52,6 +52,17 @@ def options(name: str, granularity: str | None, models: list[Any]) -> dict[str, 
     }
 
 
+def place(name: str, path: Path) -> Path:
+    """One file; a folder for a method that writes another file beside the model."""
+    return path if get_method(name).beside else path.with_suffix(".safetensors")
+
+
+def weights(out: Path) -> dict[str, torch.Tensor]:
+    """All tensors of an output."""
+    files = [out] if out.is_file() else sorted(out.glob("model*.safetensors"))
+    return {name: one for file in files for name, one in load_file(file).items()}
+
+
 @pytest.fixture(scope="module")
 def inputs(tmp_path_factory: pytest.TempPathFactory) -> list[Path]:
     """A base and three fine-tunes in two shards; one tensor is larger than a budget of 64 MiB."""
@@ -114,9 +125,9 @@ def test_unrelated_tensors_change_no_byte(
     """A tensor's bytes are its own affair: unrelated tensors before, behind and beside it change none of them."""
     small = [folder(tmp_path / f"small{n}", tensors(SMALL, n)) for n in range(4)]
     given = options(name, granularity, small[1:])
-    alone = load_file(stockpot.merge(name, base=small[0], out=tmp_path / "alone.safetensors", **given).out)
+    alone = weights(stockpot.merge(name, base=small[0], out=place(name, tmp_path / "alone"), **given).out)
     given = options(name, granularity, inputs[1:])
-    beside = load_file(stockpot.merge(name, base=inputs[0], out=tmp_path / "beside.safetensors", **given).out)
+    beside = weights(stockpot.merge(name, base=inputs[0], out=place(name, tmp_path / "beside"), **given).out)
     assert alone.keys() < beside.keys()
     for tensor, value in alone.items():
         assert torch.equal(value, beside[tensor]), tensor
@@ -131,10 +142,10 @@ def test_memory_is_disk(name: str, granularity: str | None, dtype: str | None, t
     files = [tmp_path / f"m{n}.safetensors" for n in range(4)]
     for file, state in zip(files, dicts, strict=True):
         save_file(state, file)
-    out = tmp_path / "out.safetensors"
+    out = place(name, tmp_path / "out")
     stockpot.merge(name, base=files[0], out=out, dtype=dtype, **options(name, granularity, files[1:]))
     found = stockpot.merge_state_dicts(name, base=dicts[0], dtype=dtype, **options(name, granularity, dicts[1:]))
-    expected = load_file(out)
+    expected = weights(out)
     assert found.keys() == expected.keys()
     for tensor, value in expected.items():
         assert found[tensor].dtype == value.dtype, tensor

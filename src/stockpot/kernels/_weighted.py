@@ -12,7 +12,7 @@ from stockpot.kernels._low_rank import widened
 from stockpot.kernels._plain_trim import store
 from stockpot.kernels._rows import NonFiniteInputError, OverflowedError, Row, cut, first_nonfinite, mix
 
-STEP = 1 << 16
+STEP = 1 << 14
 """Elements that are worked on at once: what is wide of them stays in the caches."""
 
 
@@ -46,10 +46,10 @@ def weighted(
 ) -> None:
     """out = sum_i a_i w_i with a_i = weights_i v_i / sum_j weights_j v_j, each element by itself, rounded once.
 
-    ``weights``: 0 or more; ``values``: v_i, 0 or more, one row for each of ``rows``. Where all v are equal, or
-    zero, or there are none, and where only those of weight zero are not zero, the bits of ``mix``. Elsewhere the sum is
-    taken in float64 as w_k - sum_i a_i (w_k - w_i), k the input of the largest share. Raises NonFiniteInputError and
-    OverflowedError, as ``mix``. Cost: two reads, one write.
+    ``weights``: 0 or more; ``values``: v_i, 0 or more, one row for each of ``rows``. Where all v are equal, or zero, or
+    there are none, where only those of weight zero are not, and where all w are equal, the bits of ``mix``; where one
+    input alone counts, its value. Elsewhere v is taken in units of its largest, so that no scale of it matters, and the
+    sum in float64. Raises NonFiniteInputError and OverflowedError, as ``mix``. Cost: two reads, one write.
     """
     mix(rows, weights / weights.sum(), out, pass_nonfinite=True)
     if not pass_nonfinite:
@@ -65,18 +65,21 @@ def weighted(
 
 def _weigh(rows: Sequence[Row], values: Sequence[Row], weights: NDArray[np.float64], out: Row) -> None:
     """Some elements, those of them whose values differ."""
-    wide = np.stack([read_wide(row) for row in values])
-    most = wide.max(axis=0)
-    differ = np.flatnonzero(wide.min(axis=0) != most)
-    if not differ.size:
+    wide, held = [read_wide(row) for row in values], [read_wide(row) for row in rows]
+    most = np.maximum.reduce(wide)
+    wanted = (np.minimum.reduce(wide) != most) & (np.minimum.reduce(held) != np.maximum.reduce(held))
+    if not wanted.any():
         return
     with np.errstate(all="ignore"):
-        shares = weights[:, None] * (wide[:, differ] / most[differ])  # in units of the largest: no scale of v matters
-        total = shares.sum(axis=0)
-        shares /= total
-        held = np.stack([read_wide(row)[differ] for row in rows])
-        anchor = np.take_along_axis(held, shares.argmax(axis=0)[None], axis=0)[0]
-        found = anchor - (shares * (anchor - held)).sum(axis=0)
-        result = widened(out)
-        result[differ] = np.where(total > 0.0, found, result[differ])
-        store(result, out)
+        for one, weight in zip(wide, weights, strict=True):
+            one /= most
+            one *= weight
+        total = sum(wide[1:], wide[0].copy())
+        wanted &= total > 0.0
+        found = np.zeros_like(total)
+        for one, own in zip(wide, held, strict=True):
+            one /= total
+            found += one * own
+        for one, own in zip(wide, held, strict=True):  # a zero's sign is lost in a sum
+            np.copyto(found, own, where=one == 1.0)
+        write_wide(np.where(wanted, found, widened(out)), out)

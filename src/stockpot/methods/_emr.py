@@ -23,6 +23,9 @@ from stockpot.kernels import (
 from stockpot.methods._base import ModelPlace, elementwise
 from stockpot.methods._rule import Form, Put, Rule, Tensor, Unit
 
+STEP = 1 << 14
+"""Elements that are made at once: what is wide of them stays in the caches."""
+
 
 @elementwise(
     base="required",
@@ -42,7 +45,8 @@ def emr(form: Form, *, task: ModelPlace = -1) -> Rule:
     task's model is written. Without it (default) the unified model is, and beside it ``stockpot_emr.safetensors`` with
     the masks, one bit an element, and the scales. A task whose elements are all outvoted has scale 0; one without any
     step 1. With one model the result has that model's bits. Returns the rule. Cost: a pass for masks and scales, and
-    one for the model; a task's model needs no file of the unified one. Reference: arXiv 2405.17461, section 3.2.
+    one for the model; a task's model needs no file of the unified one.
+    Reference: arXiv 2405.17461, elect, mask, rescale.
 
     >>> import torch, stockpot
     >>> base = {"w": torch.zeros(4)}
@@ -80,14 +84,12 @@ class Elected:
         for place, rows in tensor.pieces():
             _require_finite(rows, place, pass_nonfinite)
             for start in range(0, len(rows[0]), BLOCK):
-                wide = _wide(cut(rows, start, min(start + BLOCK, len(rows[0]))))
-                steps = wide[1:] - wide[0]
-                agree, _ = _elected(steps)
-                most = np.where(agree, np.abs(steps), 0.0).max(axis=0)
-                parts.append(np.concatenate([np.abs(steps).sum(axis=1), np.where(agree, most, 0.0).sum(axis=1)]))
-                if self.beside:
-                    for number, bits in enumerate(np.packbits(agree, axis=1, bitorder="little")):
-                        put(number * width + (place + start) // 8, bits)
+                steps, toward, farthest = _elected(cut(rows, start, min(start + BLOCK, len(rows[0]))))[1:]
+                agree = [own > 0.0 for own in toward]
+                moved = [float(np.abs(step).sum()) for step in steps]
+                parts.append(moved + [float(np.where(own, farthest, 0.0).sum()) for own in agree])
+                for number, own in enumerate(agree if self.beside else ()):
+                    put(number * width + (place + start) // 8, np.packbits(own, bitorder="little"))
         return np.array([math.fsum(column) for column in np.transpose(parts)])
 
     def concluded(self, total: NDArray[np.float64]) -> Mapping[str, NDArray[np.float64]]:
@@ -107,38 +109,44 @@ class Elected:
     def make(self, measured: float, place: int, rows: Sequence[Row], out: Row, *, pass_nonfinite: bool) -> None:
         """A piece."""
         _require_finite(rows, 0, pass_nonfinite)
-        for start in range(0, len(out), BLOCK):
-            stop = min(start + BLOCK, len(out))
-            write_wide(self._made(_wide(cut(rows, start, stop)), measured), out.cut(start, stop))
+        for start in range(0, len(out), STEP):
+            stop = min(start + STEP, len(out))
+            write_wide(self._made(cut(rows, start, stop), measured), out.cut(start, stop))
         if not pass_nonfinite and (at := first_nonfinite(out)) >= 0:
             raise OverflowedError(at)
 
-    def _made(self, wide: NDArray[np.float64], scale: float) -> NDArray[np.float64]:
+    def _made(self, rows: Sequence[Row], scale: float) -> NDArray[np.float64]:
         """Elements; where the step is a model's own, its value, whatever the difference was rounded to."""
-        base, steps = wide[0], wide[1:] - wide[0]
-        agree, total = _elected(steps)
-        farthest = np.where(agree, np.abs(steps), -1.0).argmax(axis=0)
-        unified = np.where(agree.any(axis=0), np.take_along_axis(steps, farthest[None], axis=0)[0], 0.0)
-        chosen = np.take_along_axis(wide[1:], farthest[None], axis=0)[0]
+        wide, steps, toward, farthest = _elected(rows)
+        found = wide[0].copy()
         if self.awaits_survey:
-            unified = np.where(agree[self.task], scale * unified, 0.0)
-            chosen = np.where(unified == steps[self.task], wide[1 + self.task], base + unified)
-        return np.where(np.isnan(total), total, np.where(unified == 0.0, base, chosen))
+            own, step = toward[self.task], scale * farthest
+            found = np.where((own > 0.0) & (step > 0.0), wide[0] + np.copysign(step, steps[self.task]), found)
+            kept = [(own > 0.0) & (own == step)]
+            wide = [wide[0], wide[1 + self.task]]
+        else:
+            kept = [(own > 0.0) & (own == farthest) for own in toward]
+        for place, one in zip(kept, wide[1:], strict=True):
+            np.copyto(found, one, where=place)
+        total = sum(steps[1:], steps[0])
+        return np.where(np.isnan(total), total, found)
 
     def facts(self) -> Mapping[str, object]:
         """Nothing beside what the recipe says."""
         return {}
 
 
-def _elected(steps: NDArray[np.float64]) -> tuple[NDArray[np.bool_], NDArray[np.float64]]:
-    """Which steps have the sign of their sum, and the sum."""
+Wide = list[NDArray[np.float64]]
+
+
+def _elected(rows: Sequence[Row]) -> tuple[Wide, Wide, Wide, NDArray[np.float64]]:
+    """Elements of all inputs, their steps from the base, how far each goes to the elected side, and the farthest."""
+    wide = [read_wide(row) for row in rows]
     with np.errstate(all="ignore"):
-        total = steps.sum(axis=0)
-        return np.where(total > 0.0, steps > 0.0, (total < 0.0) & (steps < 0.0)), total
-
-
-def _wide(rows: Sequence[Row]) -> NDArray[np.float64]:
-    return np.stack([read_wide(row) for row in rows])
+        steps = [one - wide[0] for one in wide[1:]]
+        side = np.sign(sum(steps[1:], steps[0]))
+        toward = [step * side for step in steps]
+        return wide, steps, toward, np.maximum.reduce(toward)
 
 
 def _require_finite(rows: Sequence[Row], place: int, pass_nonfinite: bool) -> None:

@@ -29,7 +29,7 @@ def fisher(form: Form, *, fisher: PerModelText, weight: PerModel = (1.0,)) -> Ru
     (default 1). Where the F of all models are zero, and for tensors that no file has (buffers), it is the weighted
     mean. No floor is added to F: whatever its scale, the result is the same. Returns the rule. Raises ParameterError
     for weights below zero or all zero; MethodError for values below zero. Cost: one pass over models and values.
-    Reference: arXiv 2111.09832, equation 6; the paper's floor of 1e-6 under F is left out, since it has a scale.
+    Reference: arXiv 2111.09832, section 3; a small constant under F has a scale, and is left out.
 
     >>> import torch, stockpot, safetensors.torch, tempfile
     >>> folder = tempfile.mkdtemp()

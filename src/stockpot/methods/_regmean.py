@@ -48,7 +48,7 @@ def regmean(form: Form, *, grams: PerModelText, alpha: float = 0.9, reduce: Lite
     Returns the rule. Raises ParameterError for alpha outside 0 to 1, or ``mean`` of G without rows; MethodError for a G
     that is none. Cost: one pass, one decomposition of inputs x inputs for each layer; memory is stated in the plan:
     each model's tensor in float64, and some matrices of inputs x inputs, beside ``--memory``.
-    Reference: arXiv 2212.09849, equation 2 and section 4.
+    Reference: arXiv 2212.09849, the closed form and its off-diagonal scale.
 
     >>> import torch, stockpot, safetensors.torch, tempfile
     >>> folder = tempfile.mkdtemp()
@@ -85,8 +85,6 @@ class Regression:
         wide = [np.empty(tensor.count) for _ in range(self.form.models)]
         for place, rows in tensor.pieces():
             for number, row in enumerate(rows):
-                if not pass_nonfinite and (at := first_nonfinite(row)) >= 0:
-                    raise NonFiniteInputError(number, place + at)
                 wide[number][place : place + len(row)] = read_wide(row)
         transposed = self.form.statistics[0].transposed
         weights = [one.reshape(self.form.shape).T if transposed else one.reshape(self.form.shape) for one in wide]
@@ -120,6 +118,9 @@ class Regression:
         if measured is None:
             mix(rows, np.full(len(rows), 1.0 / len(rows)), out, pass_nonfinite=pass_nonfinite)
             return
+        for number, row in enumerate(() if pass_nonfinite else rows):
+            if (at := first_nonfinite(row)) >= 0:
+                raise NonFiniteInputError(number, at)
         write_wide(measured[place : place + len(out)], out)
         if not pass_nonfinite and (at := first_nonfinite(out)) >= 0:
             raise OverflowedError(at)

@@ -39,6 +39,8 @@ class Subject:
     symmetric: bool
     alone: bool = True
     """Whether each of the tensors can be merged by itself; not where files speak of some only."""
+    local: bool = True
+    """Whether a tensor's result is its own affair."""
 
     def merge(self, base: StateDict, models: list[StateDict], **options: Any) -> StateDict:
         """In memory."""
@@ -62,12 +64,19 @@ def check_method(name: str, parameters: Mapping[str, Any] | None = None, *, mode
     with_base = method.base != "unused"
     if method.base == "member":
         count = 1
+    # Of one model: neither the order nor, where its share of all tensors counts, the other tensors are indifferent.
     by_place = any(method.parameters[key].of_model for key in parameters or {} if key in method.parameters)
     is_symmetric = most is None and not method.random and not by_place
     subject = Subject(
-        method.name, parameters or {}, count, with_base, method.affine, is_symmetric,
+        method.name,
+        parameters or {},
+        count,
+        with_base,
+        method.affine,
+        is_symmetric,
         method.statistics is None or method.statistics.streamed,
-    )  # fmt: skip
+        not (by_place and method.beside is not None),
+    )
     for question in QUESTIONS:
         try:
             question(subject)
@@ -176,6 +185,8 @@ def memory_and_workers(subject: Subject) -> None:
 
 def unrelated_tensors(subject: Subject) -> None:
     """A tensor's bits must not depend on what else is in the checkpoint."""
+    if not subject.local:
+        return
     base = state_dict(0)
     models = fine_tunes(subject, base)
     expected = subject.merge(base, models)
