@@ -7,6 +7,7 @@ from pathlib import Path
 
 import pytest
 from tests.cli._kitchen import Program, snapshot
+from tests.safety.test_lies import resum, rewrite
 
 import stockpot
 from stockpot import errors
@@ -110,3 +111,17 @@ def test_an_adapter_on_a_part(program: Program, place: Path) -> None:
     program.does("check", "two.yaml")
     program.does("merge", "two.yaml", "--out", "out")
     assert verify(place / "out", recompute=1.0).problems == ()
+
+
+def test_settings_that_lie_are_found(program: Program, place: Path) -> None:
+    """Of a recipe that varies, each group's inner products give its coefficients by the recorded parameters alone."""
+    text = "merge_method: slerp\nbase_model: a\nmodels: [{model: b}]\nparameters: {t: [0.2, 0.8]}\n"
+    (place / "recipe.yaml").write_text(text)
+    program.does("merge", "recipe.yaml", "--out", "out")
+    assert verify(place / "out").problems == ()
+    rewrite(place / "out" / "stockpot.json", lambda content: content["settings"][1].update(t=0.9))
+    resum(place / "out")
+    assert any("gives other coefficients" in problem for problem in verify(place / "out").problems)
+    rewrite(place / "out" / "stockpot.json", lambda content: content["groups"]["model.norm.weight"].update(setting=99))
+    resum(place / "out")
+    assert any("model.norm.weight has no setting" in problem for problem in verify(place / "out").problems)

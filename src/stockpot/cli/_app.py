@@ -19,6 +19,7 @@ from stockpot.cli import _output
 from stockpot.cli.bench import bench
 from stockpot.cli.cache import cache
 from stockpot.cli.check import check
+from stockpot.cli.collect import collect
 from stockpot.cli.demo import demo
 from stockpot.cli.ensemble import ensemble
 from stockpot.cli.evaluate import evaluate
@@ -48,6 +49,7 @@ app.command("geometry")(geometry)
 app.command("landscape")(landscape)
 app.command("barrier")(barrier)
 app.add_typer(bench, name="bench")
+app.add_typer(collect, name="collect")
 app.command("cache")(cache)
 app.command("methods")(methods)
 app.command("demo")(demo)

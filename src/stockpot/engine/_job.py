@@ -90,6 +90,8 @@ def resolve(recipe: Recipe, *, from_file: bool = False, lenient: bool = False, m
     valued = Valued(method, overrides, from_file and not weighted)
     problems = list(valued.problems(roles.sections))
     problems += _granularity_problems(recipe, method)
+    if (recipe.slices or recipe.modules) and (method.statistics is not None or method.beside):
+        problems.append(errors.UsageError(f"{method.name} merges whole models", remedy="leave out slices and modules"))
     if problems:
         raise errors.gathered(problems)
     first = roles.sections[0]

@@ -39,7 +39,10 @@ class PlannedSource:
             for number, slot in slots
         }
         aliases = {alias: name for alias, name in plan.alignment.aliases.items() if name in tensors}
-        return cls(str(plan.out), plan, tensors, aliases, tuple(_part(plan, part) for part in plan.template.parts))
+        parts = tuple(_part(plan, part) for part in plan.template.parts)
+        # Its side files will be the template's, but for a tokenizer that is made anew.
+        folder = plan.template.folder if plan.inputs.vocabulary is None else None
+        return cls(str(plan.out), plan, tensors, aliases, parts, folder=folder)
 
     def downloads(self, *, side_files: bool) -> Mapping[str, int]:
         """None: the plan's own are counted where it is carried out."""

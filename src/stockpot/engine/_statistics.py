@@ -19,8 +19,6 @@ def with_statistics(job: Job, inputs: Inputs) -> Inputs:
     wanted = job.method.statistics
     if wanted is None:
         return inputs
-    if not job.is_plain:
-        raise errors.UsageError(f"{job.method.name} merges whole models", remedy="leave out slices and modules")
     found = []
     for ref in paths_of(job, wanted):
         source = open_checkpoint(ref)

@@ -19,7 +19,7 @@ from stockpot.recipe._parts import ModelEntry, Module, Override, Policies, Slice
 from stockpot.recipe._problems import in_order, key_problem, value_problem
 from stockpot.recipe._ref import ModelRef
 from stockpot.recipe._settings import Parameters
-from stockpot.recipe._tokenizer import ChatTemplate, Tokenizer, tokenizer_owner
+from stockpot.recipe._tokenizer import ChatTemplate, Tokenizer, renamed_source, tokenizer_owner
 from stockpot.recipe._yaml import SIZE_CAP, load_yaml
 
 IGNORED_PARAMETERS = ("int8_mask",)
@@ -126,9 +126,11 @@ class Recipe(Strict):
             base = None if one.base_model is None else change(one.base_model)
             return one.model_copy(update={"base_model": base, "sources": tuple(map(named, one.sources))})
 
-        return self._with(named, sliced).model_copy(
-            update={"base_model": None if self.base_model is None else change(self.base_model)}
-        )
+        base = None if self.base_model is None else change(self.base_model)
+        update = {"base_model": base, "tokenizer": self.tokenizer and self.tokenizer.renamed(change)}
+        if self.tokenizer_source is not None:
+            update["tokenizer_source"] = renamed_source(self.tokenizer_source, change)
+        return self._with(named, sliced).model_copy(update=update)
 
     def reparametrized(self, change: Change) -> Recipe:
         """The same with other parameters: ``change`` is given those of each place, and words for the place."""

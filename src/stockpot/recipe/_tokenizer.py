@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Annotated, Any, Literal
 
 from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field, model_validator
@@ -12,6 +13,8 @@ TOKENIZER_KEYS = ("tokenizer", "tokenizer_source", "chat_template")
 CHAT_TEMPLATES = ("alpaca", "chatml", "exaone", "llama3", "mistral")
 """Names that stand for a format of chats."""
 AUTO = "auto"
+WORDS = ("union", "base")
+"""Sources of tokenizers that are no models."""
 KINDS = ("model_token", "zero")
 
 
@@ -60,6 +63,16 @@ class TokenSource(_Strict):
     source: Annotated[str | ModelToken | ZeroToken, BeforeValidator(_as_source)]
     force: bool = False
 
+    def renamed(self, change: Callable[[str], str]) -> TokenSource:
+        """The same with another name for the model."""
+        if isinstance(self.source, str):
+            return self.model_copy(update={"source": change(self.source)})
+        if isinstance(self.source, ModelToken):
+            return self.model_copy(
+                update={"source": self.source.model_copy(update={"model": change(self.source.model)})}
+            )
+        return self
+
 
 class Tokenizer(_Strict):
     """The output's tokenizer: ``union``, ``base`` or a model's, with rows of single tokens settled one by one."""
@@ -67,6 +80,16 @@ class Tokenizer(_Strict):
     source: Annotated[str, Field(min_length=1)] = "union"
     tokens: dict[Annotated[str, Field(min_length=1)], TokenSource] = Field(default_factory=dict)
     pad_to_multiple_of: Annotated[int, Field(ge=1, le=1 << 20)] | None = None
+
+    def renamed(self, change: Callable[[str], str]) -> Tokenizer:
+        """The same with other names for the models."""
+        tokens = {token: one.renamed(change) for token, one in self.tokens.items()}
+        return self.model_copy(update={"source": renamed_source(self.source, change), "tokens": tokens})
+
+
+def renamed_source(source: str, change: Callable[[str], str]) -> str:
+    """Another name for a model; the words that stand for none stay."""
+    return source if source in WORDS else change(source)
 
 
 def _known_template(value: str) -> str:
