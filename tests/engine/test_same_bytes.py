@@ -25,6 +25,7 @@ BIG = {"encoder.layer.2.big.weight": ((2300, 3000), torch.float32)}
 NEEDED: dict[str, dict[str, Any]] = {
     "linear": {"weight": [0.5, 1.5, 2.0]},
     "task_arithmetic": {"weight": [0.3, -0.2, 0.5], "lambda": 0.9},
+    "nearswap": {"t": 0.3},
     "slerp": {"t": 0.3},
     "wise_ft": {"alpha": 0.3},
 }
@@ -44,7 +45,7 @@ def cases() -> list[Any]:
 def options(name: str, granularity: str | None, models: list[Any]) -> dict[str, Any]:
     """The arguments of a method on these models, as many as it takes."""
     most = get_method(name).models[1]
-    most = 1 if name == "slerp" else most
+    most = 1 if get_method(name).base == "member" else most
     return {
         "models": models[:most],
         "parameters": NEEDED.get(name, {}) | statistics_of(name, models[:most]),
