@@ -18,6 +18,8 @@ STAGE_BYTES = 2 << 20
 """Of a piece of output."""
 STAGES = 2
 """Pieces of output for each worker: one to compute while the other is written."""
+VIEWED_BYTES = 224 << 20
+"""Of inputs that all workers of an element-wise method of several passes leave in sight."""
 ALIGNMENT = 64
 MOST_WORKERS = 8
 SCRATCH_BYTES = 512
@@ -34,11 +36,13 @@ class Budget:
     device: str
     key_bytes: int = 0
     """Of what each may keep of magnitudes while it selects among them."""
+    viewed_bytes: int = 0
+    """Of inputs that each sees where they are, to go through them again: pages of files, in nobody's budget."""
 
     @property
     def total_bytes(self) -> int:
         """All buffers together."""
-        return self.workers * (self.raw_bytes + self.fixed_bytes + self.key_bytes)
+        return self.workers * (self.raw_bytes + self.fixed_bytes + self.key_bytes + self.viewed_bytes)
 
 
 def step_elements(job: Job, slot: Slot, values: Mapping[str, object]) -> int:
@@ -103,7 +107,8 @@ def fit(
     wanted = workers or max(1, min(os.cpu_count() or 1, MOST_WORKERS))
     while wanted > 1 and memory // wanted < fixed + least:
         wanted -= 1
-    keys = memory // wanted // 4 if job.method.is_elementwise and job.method.passes > 1 else 0
+    is_repeated = job.method.is_elementwise and job.method.passes > 1
+    keys = memory // wanted // 4 if is_repeated else 0
     raw = memory // wanted - fixed - keys
     if raw < least:
         raise errors.ParameterError(
@@ -112,4 +117,5 @@ def fit(
         )  # fmt: skip
     sizes = [count(slot.shape) * element_bytes(slot) + ALIGNMENT * len(slot.sources) for slot in slots]
     most = max(max(sizes, default=least), min(sum(sizes), inputs * STAGE_BYTES))
-    return Budget(wanted, min(raw, max(most, least)), fixed, device, keys)
+    viewed = VIEWED_BYTES // wanted if is_repeated and device == "cpu" else 0
+    return Budget(wanted, min(raw, max(most, least)), fixed, device, keys, viewed)

@@ -34,7 +34,7 @@ from stockpot.measure import Array
 from stockpot.methods import Mixture
 
 DROP_BYTES = 4 << 20
-"""Viewed bytes after which a worker drops its views."""
+"""Viewed bytes after which a worker drops its views, where they are not seen again."""
 MOST_VIEWED = 32
 """Inputs that are seen in place. A view's edges are whole large pages: of more inputs they come to more memory than the
 budget, and copying then costs little beside the inner products."""
@@ -54,8 +54,9 @@ class Worker:
         self.raw_gram = run.plan.job.takes_raw
         inputs = max((len(slot.sources) for slot in run.plan.slots), default=0)
         self.views = run.plan.budget.device == "cpu" and is_compiled() and inputs <= MOST_VIEWED
-        self.viewed: dict[int, list[TensorInfo]] = {}
+        self.viewed: dict[int, dict[tuple[str, int], TensorInfo]] = {}
         self.viewed_bytes = 0
+        self.most_viewed = max(DROP_BYTES, run.plan.budget.viewed_bytes)
 
     def do(self, task: Task) -> None:
         """Do a task, on the device."""
@@ -146,10 +147,10 @@ class Worker:
 
     def drop_views(self) -> None:
         """Views are part of our resident memory until they are dropped, some of them together."""
-        if self.viewed_bytes < DROP_BYTES:
+        if self.viewed_bytes < self.most_viewed:
             return
         for number, infos in self.viewed.items():
-            self.plan.inputs.checkpoints[number].drop_views(infos)
+            self.plan.inputs.checkpoints[number].drop_views([*infos.values()])
         self.viewed.clear()
         self.viewed_bytes = 0
 
@@ -158,8 +159,10 @@ class Worker:
         found = self.plan.inputs.checkpoints[number].view(info, start, size) if self.views else None
         if found is None or found.address % itemsize(info.dtype):
             return None
-        self.viewed.setdefault(number, []).append(info)
-        self.viewed_bytes += size
+        seen = self.viewed.setdefault(number, {})
+        if (info.name, start) not in seen:
+            seen[info.name, start] = info
+            self.viewed_bytes += size
         return found
 
     def load(self, slot: Slot, start: int, stop: int) -> list[Row]:
