@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from stockpot.kernels._constants import BLOCK, CHUNK, DTYPES, ITEMSIZE, LARGEST
 from stockpot.kernels._doubles import Doubles, Keyed, blocks, make_by_blocks
-from stockpot.kernels._low_rank import Factors, add_low_rank, factors, widened
+from stockpot.kernels._low_rank import Factors, add_low_rank, factors
 from stockpot.kernels._many import DTYPES_OF_MANY, Many, gram_many, mix_many
 from stockpot.kernels._native import LostPagesError, catching_lost_pages
 from stockpot.kernels._ranks import magnitudes, rank_shares
@@ -22,38 +22,31 @@ from stockpot.kernels._rows import (
 )
 from stockpot.kernels._selection import Cut, Elements, Wanted, kept_count, largest, middle
 from stockpot.kernels._trim import Part, Sum, random_key, trim
-from stockpot.kernels._weighted import first_negative, read_wide, weighted, write_wide
+from stockpot.kernels._weighted import first_negative, weighted
+from stockpot.kernels._wide import read_wide, widened, write_wide
 
 __all__ = [
-    "Cut",
-    "make_by_blocks",
-    "blocks",
-    "Keyed",
-    "Doubles",
-    "rank_shares",
-    "magnitudes",
-    "trim",
-    "random_key",
-    "Sum",
-    "Part",
-    "middle",
-    "largest",
-    "kept_count",
-    "Wanted",
-    "Elements",
     "BLOCK",
     "CHUNK",
     "DTYPES",
     "DTYPES_OF_MANY",
     "ITEMSIZE",
     "LARGEST",
+    "Cut",
+    "Doubles",
+    "Elements",
     "Factors",
+    "Keyed",
     "LostPagesError",
     "Many",
     "NonFiniteInputError",
     "OverflowedError",
+    "Part",
     "Row",
+    "Sum",
+    "Wanted",
     "add_low_rank",
+    "blocks",
     "catching_lost_pages",
     "cut",
     "factors",
@@ -63,10 +56,18 @@ __all__ = [
     "gram_many",
     "gram_rows",
     "is_compiled",
+    "kept_count",
+    "largest",
+    "magnitudes",
+    "make_by_blocks",
+    "middle",
     "mix",
     "mix_many",
+    "random_key",
+    "rank_shares",
     "read_wide",
     "regressed",
+    "trim",
     "weighted",
     "widened",
     "write_wide",

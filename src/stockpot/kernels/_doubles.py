@@ -7,11 +7,11 @@ from collections.abc import Callable, Iterator, Sequence
 import numpy as np
 
 from stockpot.kernels._constants import BLOCK
-from stockpot.kernels._low_rank import widened
 from stockpot.kernels._rows import NonFiniteInputError, Row, cut, mix
 from stockpot.kernels._selection import Elements
 from stockpot.kernels._shapes import Float64
 from stockpot.kernels._trim import refuse
+from stockpot.kernels._wide import read_wide
 
 Doubles = Float64[np.ndarray, " elements"]
 
@@ -19,7 +19,7 @@ Doubles = Float64[np.ndarray, " elements"]
 def blocks(rows: Sequence[Row], size: int = BLOCK) -> Iterator[tuple[int, list[Doubles]]]:
     """(place in the piece, the elements of each input) of ``size`` elements at a time."""
     for start in range(0, len(rows[0]), size):
-        yield start, [widened(row) for row in cut(rows, start, min(start + size, len(rows[0])))]
+        yield start, [read_wide(row) for row in cut(rows, start, min(start + size, len(rows[0])))]
 
 
 def make_by_blocks(

@@ -9,6 +9,7 @@ import numpy as np
 from stockpot.kernels import _native
 from stockpot.kernels._rows import Row
 from stockpot.kernels._shapes import Float64
+from stockpot.kernels._wide import widened
 
 COLUMNS = 64
 """Columns of a tile, as native/native.c has it."""
@@ -66,11 +67,3 @@ def add_low_rank(row: Row, out: Float64[np.ndarray, " elements"], start: int, pr
         for k in range(len(plain)):
             sums += left[line, k] * plain[k, begin - line * columns : end - line * columns]
         out[begin - start : end - start] += scale * sums
-
-
-def widened(row: Row) -> Float64[np.ndarray, " elements"]:
-    """A row on the CPU as float64, exactly."""
-    assert isinstance(row.data, np.ndarray)
-    if row.dtype == "bfloat16":
-        return (row.data.view(np.uint16).astype(np.uint32) << 16).view(np.float32).astype(np.float64)
-    return row.data.view(row.dtype).astype(np.float64)

@@ -72,7 +72,7 @@ def look(rows: Sequence[Row], place: int, run: int, step: int, searches: ctypes.
 
 def trim(rows: Sequence[Row], place: int, parts: ctypes.Array[Part], total: Sum, out: Row) -> int:
     """A piece of the sum; -1, or the first index at which something is not finite."""
-    held = (ctypes.c_char * (len(rows) * (8 * (3 * BATCH + 1) + ctypes.sizeof(Part))))()
+    held = (ctypes.c_char * (64 + len(rows) * (8 * (3 * BATCH + 1) + ctypes.sizeof(Part))))()
     return int(
         _native.require(
             _program().stockpot_trim(

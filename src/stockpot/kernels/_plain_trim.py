@@ -10,7 +10,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from stockpot.kernels._constants import BATCH, BLOCK
-from stockpot.kernels._low_rank import widened
+from stockpot.kernels._wide import read_wide, write_wide
 
 if TYPE_CHECKING:
     from stockpot.kernels._native_trim import Part, Sum
@@ -22,14 +22,16 @@ Doubles = NDArray[np.float64]
 
 def differences(rows: Sequence[Row], row: int) -> Doubles:
     """Of a row from the first."""
-    found: Doubles = widened(rows[row]) - widened(rows[0])
+    found: Doubles = read_wide(rows[row]) - read_wide(rows[0])
     return found
 
 
 def keys_of(rows: Sequence[Row], row: int) -> Doubles:
     """Magnitudes of differences: in float32 of two 16-bit rows, else in float64."""
     if is_narrow(rows[0].dtype, rows[row].dtype):
-        return np.abs(widened(rows[row]).astype(np.float32) - widened(rows[0]).astype(np.float32)).astype(np.float64)
+        return np.abs(read_wide(rows[row]).astype(np.float32) - read_wide(rows[0]).astype(np.float32)).astype(
+            np.float64
+        )
     return np.abs(differences(rows, row))
 
 
@@ -81,7 +83,7 @@ def random_words(place: int, count: int, key: Sequence[int]) -> NDArray[np.uint3
 def trim(rows: Sequence[Row], place: int, parts: Sequence[Part], form: Sum, out: Row) -> int:
     """A piece of the sum; -1, or the first index at which something is not finite."""
     with np.errstate(all="ignore"):
-        base = widened(rows[0])
+        base = read_wide(rows[0])
         held = [
             part.weight * (part.scale * _kept(differences(rows, number), place, part))
             for number, part in enumerate(parts, 1)
@@ -103,8 +105,8 @@ def trim(rows: Sequence[Row], place: int, parts: Sequence[Part], form: Sum, out:
         result = np.where(step == 0.0, base, base + step)
         bad = ~(np.abs(result) <= form.most)
         for row in rows:
-            bad |= ~np.isfinite(widened(row))
-        store(result, out)
+            bad |= ~np.isfinite(read_wide(row))
+        write_wide(result, out)
     return -1 if form.pass_nonfinite or not bad.any() else int(np.argmax(bad))
 
 
@@ -121,23 +123,6 @@ def _kept(found: Doubles, place: int, part: Part) -> Doubles:
         chances = np.ctypeslib.as_array((ctypes.c_double * found.size).from_address(part.chances)).copy()
     stays = random_words(place, found.size, part.key) * 2.0**-32 < chances
     return np.where(stays, found * (1.0 / chances) if part.chances and part.inverse else found, 0.0)
-
-
-def store(values: Doubles, out: Row) -> None:
-    """Doubles rounded once into a row on the CPU, to nearest, ties to even."""
-    assert isinstance(out.data, np.ndarray)
-    if out.dtype != "bfloat16":
-        out.data.view(out.dtype)[:] = values.astype(out.dtype)
-        return
-    # Rounded to odd, a float has enough bits to be rounded again.
-    near = values.astype(np.float32)
-    inexact = np.isfinite(near) & (near.astype(np.float64) != values)
-    back = np.abs(near.astype(np.float64)) > np.abs(values)
-    bits = near.view(np.uint32) - (inexact & back).astype(np.uint32)
-    bits |= inexact.astype(np.uint32)
-    half = (bits + 0x7FFF + (bits >> 16 & 1)) >> 16
-    half = np.where(np.isnan(values), 0x7FC0, half)
-    out.data.view(np.uint16)[:] = half.astype(np.uint16)
 
 
 def kept_of(rows: Sequence[Row], row: int, place: int, part: Part) -> tuple[Doubles, Doubles]:

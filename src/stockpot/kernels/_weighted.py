@@ -7,24 +7,11 @@ from collections.abc import Sequence
 import numpy as np
 from numpy.typing import NDArray
 
-from stockpot.kernels import _native
-from stockpot.kernels._low_rank import widened
-from stockpot.kernels._plain_trim import store
 from stockpot.kernels._rows import NonFiniteInputError, OverflowedError, Row, cut, first_nonfinite, mix
+from stockpot.kernels._wide import read_wide, widened, write_wide
 
 STEP = 1 << 14
 """Elements that are worked on at once: what is wide of them stays in the caches."""
-
-
-def read_wide(row: Row) -> NDArray[np.float64]:
-    """A row on the CPU as float64, exactly; where its file was cut off since, LostPagesError instead of a signal."""
-    return widened(row if _native.library() is None else Row(row.dtype, _native.copied(row)))
-
-
-def write_wide(values: NDArray[np.float64], out: Row) -> None:
-    """Doubles into a row on the CPU, rounded once, to nearest, ties to even."""
-    with np.errstate(all="ignore"):
-        store(values, out)
 
 
 def first_negative(row: Row) -> int:

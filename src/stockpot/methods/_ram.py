@@ -12,7 +12,7 @@ from stockpot.kernels import Doubles, Elements, Row, blocks, make_by_blocks
 from stockpot.methods._base import elementwise
 from stockpot.methods._rule import Form, Rule, Unit
 
-_REFERENCE = "Reinforced agent merging, arXiv 2601.13572"
+_REFERENCE = "Yuan et al., Behavior knowledge merge in reinforced agentic models, arXiv 2601.13572"
 
 
 @elementwise(base="required", models=(1, None), scale_free=False, reference=_REFERENCE)

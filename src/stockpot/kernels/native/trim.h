@@ -12,7 +12,10 @@ FN U NAME(u_product)(U a, U b) { return _mm512_mul_epu32(a, b); }
 FN U NAME(u_high)(U a) { return _mm512_srli_epi64(a, 32); }
 FN U NAME(u_xor)(U a, U b) { return _mm512_xor_si512(a, b); }
 /* x where the lower half of a is below the limit, else 0. */
-/* x where not key < low and not key >= high, else 0: NaN stays. */
+/* x where not key < low, else 0: NaN stays; and not key >= high. */
+FN D NAME(where_from)(D x, D key, D low) {
+    return _mm512_maskz_mov_pd(_mm512_cmp_pd_mask(key, low, _CMP_NLT_UQ), x);
+}
 FN D NAME(where_between)(D x, D key, D low, D high) {
     __mmask8 stays = _mm512_cmp_pd_mask(key, low, _CMP_NLT_UQ);
     return _mm512_maskz_mov_pd(_mm512_mask_cmp_pd_mask(stays, key, high, _CMP_NGE_UQ), x);
@@ -47,6 +50,7 @@ FN U NAME(u_count)(uint64_t first) {
 FN U NAME(u_product)(U a, U b) { return _mm256_mul_epu32(a, b); }
 FN U NAME(u_high)(U a) { return _mm256_srli_epi64(a, 32); }
 FN U NAME(u_xor)(U a, U b) { return _mm256_xor_si256(a, b); }
+FN D NAME(where_from)(D x, D key, D low) { return _mm256_and_pd(x, _mm256_cmp_pd(key, low, _CMP_NLT_UQ)); }
 FN D NAME(where_between)(D x, D key, D low, D high) {
     return _mm256_and_pd(x, _mm256_and_pd(_mm256_cmp_pd(key, low, _CMP_NLT_UQ), _mm256_cmp_pd(key, high, _CMP_NGE_UQ)));
 }
@@ -69,6 +73,7 @@ FN U NAME(u_count)(uint64_t first) { return first; }
 FN U NAME(u_product)(U a, U b) { return (a & 0xffffffff) * (b & 0xffffffff); }
 FN U NAME(u_high)(U a) { return a >> 32; }
 FN U NAME(u_xor)(U a, U b) { return a ^ b; }
+FN D NAME(where_from)(D x, D key, D low) { return key < low ? 0.0 : x; }
 FN D NAME(where_between)(D x, D key, D low, D high) { return key < low || key >= high ? 0.0 : x; }
 FN D NAME(quotient)(D a, D b) { return a / b; }
 FN D NAME(or_one)(D a, D tiny) { return fabs(a) > tiny ? a : 1.0; }
@@ -162,6 +167,7 @@ TARGET static void NAME(look)(const void *const *rows, const int32_t *types, int
     double base[CHUNK], x[SUMS];
     for (int64_t at = 0; at < count; at += step) {
         int64_t size = least(run, count - at), whole = size / SUMS * SUMS;
+        ahead(rows[0], types[0], at + 2 * step, size);
         NAME(load)(rows[0], types[0], at, size, base);
 #if ISA != ISA_ANY
         float narrow[CHUNK];
@@ -173,6 +179,7 @@ TARGET static void NAME(look)(const void *const *rows, const int32_t *types, int
             struct search *one = searches + s;
             const void *row = rows[one->row];
             int type = types[one->row];
+            ahead(row, type, at + 2 * step, size);
 #if ISA != ISA_ANY
             if (one->narrow && type == BF16)
                 NAME(look_at_narrow)(one, narrow, row, BF16, at, whole, place + at);
@@ -209,14 +216,15 @@ FN void NAME(random_words)(uint64_t first, const uint32_t *key, U *words) {
     words[3] = d;
 }
 
-/* Differences of BATCH elements that stay, in x, times what they count; the rest becomes zero. */
-FN void NAME(keep)(const struct part *part, const D *base, const void *row, int type, int64_t at, int64_t place, D *odd,
-                   D *all, double *held) {
+/* Differences of BATCH elements that stay, times what they count; the rest becomes zero. */
+FN void NAME(keep)(const struct part *part, int narrow, const D *base, const void *row, int type, int64_t at, int64_t place, D *odd,
+                   D *all, D *held) {
     D low = NAME(all)(place < part->low_until ? part->low : part->above_low);
     D high = NAME(all)(place < part->high_until ? part->high : part->above_high);
     D weight = NAME(all)(part->weight), scale = NAME(all)(part->scale);
     int mixed = (place < part->low_until && part->low_until < place + BATCH) ||
                 (place < part->high_until && part->high_until < place + BATCH);
+    int all_below = isinf(part->high) && isinf(part->above_high);
     int random = part->chance < 1.0 || part->chances;
     U limit = NAME(u_all)((uint64_t)ceil(part->chance * 0x1p32)), words[4];
 #pragma GCC unroll 8
@@ -226,7 +234,7 @@ FN void NAME(keep)(const struct part *part, const D *base, const void *row, int 
          * are drawn anew where the vector has fewer. */
         if (random && (WIDTH < 8 || v == 0)) NAME(random_words)((uint64_t)(place / 4 + k % 8), part->key, words);
         D x = NAME(sub)(NAME(from)(row, type, at + k), base[v]);
-        odd[v] = NAME(add)(odd[v], NAME(sub)(x, x));
+        if (!narrow) odd[v] = NAME(add)(odd[v], NAME(sub)(x, x));
         if (mixed) {
             double lows[WIDTH], highs[WIDTH];
             for (int j = 0; j < WIDTH; j++) {
@@ -236,7 +244,10 @@ FN void NAME(keep)(const struct part *part, const D *base, const void *row, int 
             low = NAME(get)(lows);
             high = NAME(get)(highs);
         }
-        x = NAME(where_between)(x, NAME(size)(x), low, high);
+        if (all_below)
+            x = NAME(where_from)(x, NAME(size)(x), low);
+        else
+            x = NAME(where_between)(x, NAME(size)(x), low, high);
         if (random) {
             if (part->chances) {
                 uint64_t limits[WIDTH];
@@ -247,9 +258,10 @@ FN void NAME(keep)(const struct part *part, const D *base, const void *row, int 
             }
             x = NAME(where_below)(x, words[k / 8], limit);
         }
-        x = NAME(mul)(weight, NAME(mul)(scale, x));
+        if (part->scale != 1.0) x = NAME(mul)(scale, x);
+        if (part->weight != 1.0) x = NAME(mul)(weight, x);
         all[v] = NAME(add)(all[v], x);
-        NAME(put)(held + k, x);
+        held[v] = x;
     }
 }
 
@@ -264,28 +276,46 @@ TARGET static int64_t NAME(first_odd)(const void *const *rows, const int32_t *ty
     return 0;
 }
 
+/* Whether any of BATCH bfloat16 numbers is not finite. */
+FN int NAME(any_odd)(const uint16_t *x) {
+#if ISA == ISA_AVX512
+    __m512i exponent = _mm512_set1_epi16(0x7f80);
+    return _mm512_cmpeq_epi16_mask(_mm512_and_si512(_mm512_loadu_si512(x), exponent), exponent) != 0;
+#else
+    uint16_t odd = 0;
+    for (int k = 0; k < BATCH; k++) odd |= (x[k] & 0x7f80) == 0x7f80;
+    return odd;
+#endif
+}
+
+enum { NAME(BATCH_VECTORS) = BATCH / WIDTH };
+
 /* BATCH elements of the output. Returns whether all inputs are finite and nothing overflows. */
 FN int NAME(trim_batch)(const void *const *rows, const int32_t *types, int narrow, int64_t n, int64_t at, int64_t place,
-                        const struct part *parts, const struct sum *sum, double *held, void *out, int32_t out_type) {
-    enum { VECTORS_OF_BATCH = BATCH / WIDTH };
-    D base[VECTORS_OF_BATCH], all[VECTORS_OF_BATCH], odd[VECTORS_OF_BATCH];
+                        const struct part *parts, const struct sum *sum, D *held, void *out, int32_t out_type) {
+    D base[NAME(BATCH_VECTORS)], all[NAME(BATCH_VECTORS)], odd[NAME(BATCH_VECTORS)];
 #pragma GCC unroll 8
-    for (int v = 0; v < VECTORS_OF_BATCH; v++) {
+    for (int v = 0; v < NAME(BATCH_VECTORS); v++) {
         base[v] = NAME(from)(rows[0], narrow ? BF16 : types[0], at + v * WIDTH);
         all[v] = odd[v] = NAME(zero)();
     }
+#pragma GCC unroll 4
     for (int64_t i = 1; i < n; i++)
-        NAME(keep)(parts + i - 1, base, rows[i], narrow ? BF16 : types[i], at, place, odd, all, held + (i - 1) * BATCH);
+        NAME(keep)(parts + i - 1, narrow, base, rows[i], narrow ? BF16 : types[i], at, place, odd, all,
+                   held + (i - 1) * NAME(BATCH_VECTORS));
     int fine = 1;
+    for (int64_t i = 0; narrow && i < n; i++) fine &= !NAME(any_odd)((const uint16_t *)rows[i] + at);
     D tiny = NAME(all)(sum->tiny), lambda = NAME(all)(sum->lambda), most = NAME(all)(sum->most);
     D divisor = NAME(all)(sum->divisor);
-    for (int v = 0; v < VECTORS_OF_BATCH; v++) {
+#pragma GCC unroll 8
+    for (int v = 0; v < NAME(BATCH_VECTORS); v++) {
         D result = all[v];
         if (sum->consensus) {
             D weights = NAME(zero)();
             result = NAME(zero)();
+#pragma GCC unroll 4
             for (int64_t i = 1; i < n; i++) {
-                D x = NAME(get)(held + (i - 1) * BATCH + v * WIDTH);
+                D x = held[(i - 1) * NAME(BATCH_VECTORS) + v];
                 result = NAME(add)(result, NAME(where_agrees)(x, x, all[v]));
                 weights = NAME(add)(weights, NAME(where_agrees)(NAME(all)(parts[i - 1].weight), x, all[v]));
             }
@@ -294,7 +324,8 @@ FN int NAME(trim_batch)(const void *const *rows, const int32_t *types, int narro
             result = NAME(quotient)(result, divisor);
         }
         result = NAME(moved)(base[v], NAME(mul)(lambda, result));
-        fine &= NAME(within)(NAME(size)(result), most) & NAME(within)(odd[v], most);
+        fine &= NAME(within)(NAME(size)(result), most);
+        if (!narrow) fine &= NAME(within)(odd[v], most);
         NAME(round_to)(result, (char *)out + v * WIDTH * size_of(out_type), out_type);
     }
     return fine;
@@ -303,21 +334,29 @@ FN int NAME(trim_batch)(const void *const *rows, const int32_t *types, int narro
 /* out = w_0 + lambda * (what the differences come to), for a piece that begins at `place`. Returns -1, or the index of the
  * first element at which an input or the output is not finite. */
 TARGET static int64_t NAME(trim)(const void *const *rows, const int32_t *types, int64_t n, int64_t count, int64_t place,
-                                 const struct part *parts, const struct sum *sum, double *held, char *out,
+                                 const struct part *parts, const struct sum *sum, double *scratch, char *out,
                                  int32_t out_type) {
     int64_t item = size_of(out_type), at = 0;
     int narrow = out_type == BF16;
+    D *held = (D *)(((uintptr_t)scratch + 63) / 64 * 64);
     for (int64_t i = 0; i < n; i++) narrow &= types[i] == BF16;
+    D few[4 * NAME(BATCH_VECTORS)];
     for (; at + BATCH <= count; at += BATCH) {
         char *to = out + at * item;
-        int fine = narrow ? NAME(trim_batch)(rows, types, 1, n, at, place + at, parts, sum, held, to, BF16)
-                          : NAME(trim_batch)(rows, types, 0, n, at, place + at, parts, sum, held, to, out_type);
+        int fine;
+        for (int64_t i = 0; i < n; i++) ahead(rows[i], types[i], at + 64 * BATCH, BATCH);
+        if (narrow && n == 3)
+            fine = NAME(trim_batch)(rows, types, 1, 3, at, place + at, parts, sum, few, to, BF16);
+        else if (narrow && n == 4)
+            fine = NAME(trim_batch)(rows, types, 1, 4, at, place + at, parts, sum, few, to, BF16);
+        else
+            fine = NAME(trim_batch)(rows, types, 0, n, at, place + at, parts, sum, held, to, out_type);
         if (!fine && !sum->pass_nonfinite) return at + NAME(first_odd)(rows, types, n, at, BATCH, to, out_type);
     }
     if (at == count) return -1;
     /* What is left, filled up with zeros: in `held`, behind the parts. */
-    const void **ends = (const void **)(held + n * BATCH);
-    double *filled = held + n * BATCH + n;
+    const void **ends = (const void **)((double *)held + n * BATCH);
+    double *filled = (double *)held + n * BATCH + n;
     struct part *own = (struct part *)(filled + 2 * n * BATCH);
     char last[BATCH * 8];
     for (int64_t i = 0; i < n; i++) {
