@@ -108,12 +108,25 @@ class Valued:
                 )  # fmt: skip
             if parameter.per_model and self._must_be_stated(parameter):
                 shared = any(parameter.name in own for own in (*section.levels, *(own for _, own in self.overrides)))
-                for member in section.members:
-                    if not shared and parameter.name not in member.parameters:
-                        yield self._not_given(parameter.name, member.ref)
+                lacking = [
+                    member for member in section.members if not shared and parameter.name not in member.parameters
+                ]
+                if parameter.required and len(lacking) == len(section.members):
+                    yield self._needed(parameter)
+                    continue
+                for member in lacking:
+                    yield self._not_given(parameter.name, member.ref)
 
     def _must_be_stated(self, parameter: Parameter) -> bool:
         return parameter.required or (self.must_state and parameter.name in self.method.recipe_required)
+
+    def _needed(self, parameter: Parameter) -> errors.ParameterError:
+        wanted, remedy = self.method.statistics, f"give --set {parameter.name}=[VALUE, ..], one for each model"
+        if wanted is not None and wanted.parameter == parameter.name:
+            remedy += f": the files of stockpot collect {wanted.kind}"
+        return errors.ParameterError(
+            f"{self.method.name} needs {parameter.name}", expected=parameter.describe(), remedy=remedy
+        )
 
     def _not_given(self, name: str, ref: str, tensor: str | None = None) -> errors.RecipeError:
         return errors.RecipeError(f"{name} of {self.method.name} is not given for model {ref}", tensor=tensor)
