@@ -9,9 +9,13 @@ COLD_RATIO = 1.1
 WIDE_RATIO = 1.5
 READING_RATIO = 2.0
 """Of a geometry of 16 models to plainly reading them."""
+ELEMENTWISE_RATIO = 2.0
 PEAK_BYTES = 500_000_000
+ELEMENTWISE_PEAK_BYTES = 600_000_000
 MERGEKIT_RATIO = 5.0
 """How many times as long mergekit must take."""
+TIES_RATIO = 25.0
+"""The same for its TIES, which sorts."""
 
 
 @dataclass(frozen=True)
@@ -33,6 +37,7 @@ class Case:
     ratio: float | None = RATIO
     peak: int | None = PEAK_BYTES
     mergekit: Mapping[str, object] | None = None
+    mergekit_ratio: float = MERGEKIT_RATIO
     plan: bool = False
     command: str = "merge"
     """``geometry`` writes nothing, and its floor neither."""
@@ -40,6 +45,9 @@ class Case:
 
 MODEL_STOCK = "--method model_stock"
 LINEAR = "--method linear --set weight=[.5,.3,.2]"
+TIES = "--method ties --set weight=1 --set density=.3"
+DARE_TIES = "--method dare_ties --set weight=1 --set density=.3"
+MERGEKIT_TIES = MappingProxyType({"merge_method": "ties", "weights": (1.0,) * 3, "density": 0.3})
 TASK_ARITHMETIC = "--method task_arithmetic --set weight=[.5,.3,.1]"
 
 CASES: Mapping[str, Case] = MappingProxyType(
@@ -50,6 +58,22 @@ CASES: Mapping[str, Case] = MappingProxyType(
         ),
         "task_arithmetic": Case(
             "dense-bf16", TASK_ARITHMETIC, mergekit={"merge_method": "task_arithmetic", "weights": (0.5, 0.3, 0.1)}
+        ),
+        "ties": Case(
+            "dense-bf16",
+            TIES,
+            ratio=ELEMENTWISE_RATIO,
+            peak=ELEMENTWISE_PEAK_BYTES,
+            mergekit=MERGEKIT_TIES,
+            mergekit_ratio=TIES_RATIO,
+        ),
+        "dare_ties": Case(
+            "dense-bf16",
+            DARE_TIES,
+            ratio=ELEMENTWISE_RATIO,
+            peak=ELEMENTWISE_PEAK_BYTES,
+            mergekit=MERGEKIT_TIES,
+            mergekit_ratio=TIES_RATIO,
         ),
         "linear-mean": Case("dense-bf16", "--method linear", base=False),
         "model_stock-block": Case("dense-bf16", f"{MODEL_STOCK} --granularity block", reads=2),

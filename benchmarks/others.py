@@ -25,7 +25,7 @@ def mergekit(data: Path) -> Path:
 
 
 def write_recipe(path: Path, settings: Mapping[str, object], base: Path | None, models: Sequence[Path]) -> None:
-    """The recipe in its own format; ``weights``: one for each model."""
+    """The recipe in its own format; ``weights``: one for each model; ``density``: of all."""
     weights = settings.get("weights")
     lines = [f"merge_method: {settings['merge_method']}", "dtype: bfloat16"]
     if base is not None:
@@ -35,4 +35,6 @@ def write_recipe(path: Path, settings: Mapping[str, object], base: Path | None, 
         lines.append(f"  - model: {model}")
         if isinstance(weights, tuple):
             lines.append(f"    parameters: {{weight: {weights[number]}}}")
+    if "density" in settings:
+        lines.append(f"parameters: {{density: {settings['density']}}}")
     path.write_text("\n".join(lines) + "\n")

@@ -23,7 +23,7 @@ from stockpot.kernels._rows import Row
 
 FEW = 1 << 16
 """Elements that are partitioned at once."""
-SAMPLE, RUN = 1 << 15, 32
+SAMPLE, RUN = 1 << 15, 64
 """Elements of a sample, in runs of neighbours; of a large tensor four times as many."""
 LARGE = 1 << 25
 BYTES_OF_KEY = 32
