@@ -65,14 +65,15 @@ class _Tensor:
         fits = sum(self.count * itemsize(info.dtype) + 64 for _, info in slot.sources) <= worker.raw.size
         self._held = worker.load(slot, 0, self.count) if fits and not self.is_near else None
 
-    def pieces(self) -> Iterator[tuple[int, Sequence[Row]]]:
+    def pieces(self, *, is_glimpse: bool = False) -> Iterator[tuple[int, Sequence[Row]]]:
         """In order; the views of a piece are dropped when the next is asked for."""
         for start in range(0, self.count, self._step):
             self._worker.check_stop()
             stop = min(start + self._step, self.count)
             yield start, self.load(start, stop)
             self._worker.drop_views()
-            self._worker.count_elements(self._slot, stop - start, is_last=self.is_last)
+            if not is_glimpse:
+                self._worker.count_elements(self._slot, stop - start, is_last=self.is_last)
 
     def load(self, start: int, stop: int) -> Sequence[Row]:
         """Some elements."""

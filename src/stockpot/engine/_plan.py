@@ -231,7 +231,8 @@ def make_plan(
     if job.table is not None:
         _check_table(job.table, [group.name for group in groups])
     further = beside(job, alignment.settings, [slots[number] for group in groups for number in group.slots])
-    budget = fit(job, slots, alignment.settings, memory=memory, workers=workers, device=device)
+    here = "cpu" if job.method.is_elementwise else device
+    budget = fit(job, slots, alignment.settings, memory=memory, workers=workers, device=here)
     one_file = is_one_file(out)
     if one_file and inputs.adapters is not None:
         raise errors.OutputError(
@@ -264,6 +265,7 @@ def make_plan(
         once + 2 * twice,
         (
             *job.warnings,
+            *([] if here == device else [f"{job.method.name} computes on the CPU, not on {device}"]),
             *dict.fromkeys(note for source in inputs.checkpoints for note in source.notes),
             *alignment.notes,
             *(without_tokenizer(inputs) if one_file else _lost_configuration(inputs, alignment)),
@@ -372,7 +374,7 @@ def row_count(slot: Slot) -> int:
 
 
 def _bytes_read(job: Job, slots: Sequence[Slot], groups: Sequence[Group], budget: Budget) -> tuple[int, int]:
-    """(bytes read once, bytes read twice)."""
+    """(bytes read once, bytes read twice); of element-wise methods as often as they do as a rule, counted as once."""
     alone = {group.slots[0] for group in groups if len(group.slots) == 1}
     by_rows = {group.slots[0] for group in groups if group.rows}
     once = twice = 0
@@ -382,7 +384,7 @@ def _bytes_read(job: Job, slots: Sequence[Slot], groups: Sequence[Group], budget
         if slot.action == "merge" and job.method.uses_gram and not fits:
             twice += size
         else:
-            once += size
+            once += size * (job.method.passes if slot.action == "merge" else 1)
     return once, twice
 
 

@@ -46,8 +46,7 @@ class Worker:
     def __init__(self, run: Run, number: int) -> None:
         self.run = run
         self.plan = run.plan
-        # Element-wise methods are of the CPU.
-        self.device = device_of("cpu" if run.plan.job.method.is_elementwise else run.plan.budget.device, number)
+        self.device = device_of(run.plan.budget.device, number)
         self.raw = self.device.allocate(run.plan.budget.raw_bytes)
         self.raw_address = self.raw.ctypes.data
         self.allow = run.plan.job.recipe.allow_nonfinite

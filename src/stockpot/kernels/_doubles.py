@@ -62,9 +62,9 @@ class Keyed:
         self.count = tensor.count
         self.room_bytes = tensor.room_bytes
 
-    def pieces(self) -> Iterator[tuple[int, Sequence[Row]]]:
+    def pieces(self, *, is_glimpse: bool = False) -> Iterator[tuple[int, Sequence[Row]]]:
         """Pieces of a row of zeros and of the keys."""
-        for place, rows in self._tensor.pieces():
+        for place, rows in self._tensor.pieces(is_glimpse=is_glimpse):
             yield place, self._of(rows)
 
     def load(self, start: int, stop: int) -> Sequence[Row]:

@@ -54,8 +54,11 @@ class Elements(Protocol):
     def room_bytes(self) -> int:
         """Memory that may be taken for keys."""
 
-    def pieces(self) -> Iterator[tuple[int, Sequence[Row]]]:
-        """(place of the first element, rows): all of it in order, in multiples of BLOCK elements but for the last."""
+    def pieces(self, *, is_glimpse: bool = False) -> Iterator[tuple[int, Sequence[Row]]]:
+        """(place of the first element, rows): all of it in order, in multiples of BLOCK elements but for the last.
+
+        ``is_glimpse``: few elements of each are looked at.
+        """
 
     def load(self, start: int, stop: int) -> Sequence[Row]:
         """Some elements; ``start`` is a multiple of BLOCK."""
@@ -285,7 +288,7 @@ def _bracket(elements: Elements, hunts: Sequence[Hunt]) -> None:
         sample.expected = 2 * size
         sample.begin()
     if samples:
-        for place, rows in elements.pieces():
+        for place, rows in elements.pieces(is_glimpse=True):
             _look(rows, place, samples, RUN, step)
     keys = {sample.search.row: np.sort(sample.found[: sample.search.stored]) for sample in samples}
     for hunt in hunts:
