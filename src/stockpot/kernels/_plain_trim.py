@@ -55,7 +55,8 @@ def look(rows: Sequence[Row], place: int, run: int, step: int, hunts: Sequence[H
         search.above += int((keys >= search.high).sum())
         search.inside += found.size
         if search.room or hunt.bins is not None:
-            search.least, search.most = min([search.least, *found]), max([search.most, *found])
+            search.least = min(search.least, float(found.min(initial=np.inf)))
+            search.most = max(search.most, float(found.max(initial=0.0)))
         np.add.at(hunt.blocks, places // BLOCK, 1)
         if hunt.bins is not None:
             np.add.at(hunt.bins, (found.view(np.int64) - search.first) >> search.shift, 1)
