@@ -57,7 +57,8 @@ def _unit_elements(rule: Rule, slot: Slot) -> int:
     total = max(count(slot.shape), 1)
     if rule.unit == "tensor":
         return total
-    return BLOCK if rule.unit == "block" else min(math.lcm(row_elements(slot), CHUNK), total)
+    rows = math.lcm(row_elements(slot), CHUNK)
+    return BLOCK if rule.unit == "block" else min(-(-BLOCK // rows) * rows, total)
 
 
 def rule_of(job: Job, values: Mapping[str, object], slot: Slot) -> Rule:

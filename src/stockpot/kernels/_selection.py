@@ -134,7 +134,8 @@ def largest(elements: Elements, wanted: Sequence[Sequence[Wanted]]) -> list[list
 
 
 class Hunt:
-    """The search for one row's cut: ``low`` <= key < ``high`` is looked at, by bins or to be partitioned.
+    """The search for one row's cut: ``low`` <= key < ``high`` is looked at, by bins or to be partitioned; a ``high`` of
+    infinity is no limit.
 
     The key sought is at least ``floor``, and below ``ceiling``: that is proven, a bracket is a guess within.
     """
@@ -195,12 +196,12 @@ class Hunt:
             row=self.search.row,
             narrow=self.narrow,
             low=self.low,
-            high=self.high,
+            high=self.high if self.high < math.inf else math.nan,  # an infinite key is inside, too
             least=self.low if is_one else math.inf,
             most=self.low if is_one else 0.0,
             room=room,
             first=first,
-            shift=max((_bits(self.high) - first - 1).bit_length() - BINS.bit_length() + 1, 0),
+            shift=max((_behind(self.high) - first - 1).bit_length() - BINS.bit_length() + 1, 0),
             found=self.found.ctypes.data,
             places=self.places.ctypes.data,
             blocks=self.blocks.ctypes.data,
@@ -311,5 +312,12 @@ def _bits(value: float) -> int:
     return int(struct.unpack("<q", struct.pack("<d", value))[0])
 
 
+def _behind(limit: float) -> int:
+    """Bits behind the last key below a limit; infinity is no limit."""
+    return _bits(limit) + (limit == math.inf)
+
+
 def _number(bits: int) -> float:
+    """The number of those bits; behind infinity there is none."""
+    bits = min(bits, _bits(math.inf))
     return float(struct.unpack("<d", struct.pack("<q", bits))[0])

@@ -48,8 +48,8 @@ class Part:
 class Sum:
     """How parts are added: under ``consensus``, of each element those with the sign of their sum (zero: positive).
 
-    Under ``normalize`` the sum is divided by the weights of those that were added, of each element, or by all weights
-    where there is no consensus; weights that cancel divide by nothing. ``scale`` is of the whole.
+    Under ``normalize`` the sum is divided by the weights of those that were added, of each element (where these cancel,
+    by nothing), or without consensus by all weights, which do not cancel. ``scale`` is of the whole.
     """
 
     consensus: bool
@@ -75,10 +75,9 @@ def trim(
     """
     weights = [part.weight for part in parts]
     tiny = _TINY * math.fsum(map(abs, weights))
-    divisor = math.fsum(weights) if total.normalize and not total.consensus else 1.0
     form = _native_trim.Sum(
         lambda_=total.scale,
-        divisor=divisor if abs(divisor) > tiny else 1.0,
+        divisor=math.fsum(weights) if total.normalize and not total.consensus else 1.0,
         tiny=tiny,
         most=math.nextafter(_LIMITS[out.dtype], 0.0),
         consensus=total.consensus,
@@ -106,7 +105,8 @@ def refuse(rows: Sequence[Row], at: int) -> None:
 def structure(part: Part, narrow: bool) -> _native_trim.Part:
     """As the programs take it: limits of differences in float64, of ``narrow`` ones those that round to a key."""
     low, above_low = _limits(part.low.key, narrow)
-    high, above_high = _limits(part.high.key, narrow)
+    # What is not finite is in no upper cut: NaN is a limit that nothing reaches.
+    high, above_high = (math.nan, math.nan) if math.isinf(part.high.key) else _limits(part.high.key, narrow)
     return _native_trim.Part(
         weight=part.weight,
         scale=part.scale,
@@ -126,14 +126,17 @@ def structure(part: Part, narrow: bool) -> _native_trim.Part:
 
 def _limits(key: float, narrow: bool) -> tuple[float, float]:
     """The least number with that key, and the least with a larger one."""
-    if not narrow or math.isinf(key):
+    if not narrow:
         return key, math.nextafter(key, math.inf)
-    return _least(np.float32(key)), _least(np.nextafter(np.float32(key), np.float32(np.inf)))
+    following = np.nextafter(np.float32(key), np.float32(np.inf))
+    return _least(key), math.inf if math.isinf(key) else _least(float(following))
 
 
-def _least(key: np.float32) -> float:
+def _least(key: float) -> float:
     """The least number that rounds to a float."""
     if not key > 0.0:
         return 0.0
-    middle = (float(key) + float(np.nextafter(key, np.float32(0.0)))) / 2.0
+    if math.isinf(key):
+        return _LIMITS["float32"]
+    middle = (key + float(np.nextafter(np.float32(key), np.float32(0.0)))) / 2.0
     return middle if np.float32(middle) == key else math.nextafter(middle, math.inf)

@@ -76,4 +76,4 @@ def _masked(
 ) -> Rule:
     kept = shares(name, "density", density, form.models)
     top = shares(name, "gamma", gamma, form.models)
-    return Trimmed(form, "middle", tuple(each(weight, form.models)), kept, total, top, rescale)
+    return Trimmed(name, form, "middle", tuple(each(weight, form.models)), kept, total, top, rescale)

@@ -68,4 +68,4 @@ def dare_ties(
 
 def _dropped(name: str, form: Form, weight: PerModel, density: PerModel, rescale: bool, total: Sum) -> Rule:
     kept = shares(name, "density", density, form.models)
-    return Trimmed(form, "random", tuple(each(weight, form.models)), kept, total, rescale=rescale)
+    return Trimmed(name, form, "random", tuple(each(weight, form.models)), kept, total, rescale=rescale)

@@ -83,4 +83,4 @@ def _ranked(
                 expected="density - epsilon above 0, density + epsilon below 1",
                 got=f"{share} and {half}",
             )
-    return Trimmed(form, "ranked", tuple(each(weight, form.models)), kept, total, reach, rescale)
+    return Trimmed(name, form, "ranked", tuple(each(weight, form.models)), kept, total, reach, rescale)

@@ -66,7 +66,9 @@ class _Fusion:
         """A piece of whole rows."""
 
         def made(start: int, values: list[Doubles]) -> Doubles:
-            return np.where(_importance(self.columns, values) >= measured, values[1], values[0])
+            base, model = values
+            chosen = np.where(_importance(self.columns, values) >= measured, model, base)
+            return np.where(np.isfinite(model - base), chosen, base + (model - base))
 
         size = max(BLOCK // self.columns, 1) * self.columns
         make_by_blocks(rows, out, made, size=size, pass_nonfinite=pass_nonfinite)

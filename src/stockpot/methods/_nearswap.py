@@ -51,8 +51,10 @@ class _NearSwap:
         def made(start: int, values: Sequence[Doubles]) -> Doubles:
             base, model = values
             step = model - base
-            moved = np.where(step == 0.0, base, base + np.copysign(min(self.t, np.finfo(np.float64).max), step))
-            return np.where(np.abs(step) <= self.t, model, moved if self.t else base)
+            if not self.t:
+                return np.where(np.isfinite(step), base, base + step)
+            moved = np.where(np.isfinite(step), base + np.copysign(self.t, step), base + step)
+            return np.where(np.abs(step) <= self.t, model, moved)
 
         make_by_blocks(rows, out, made, pass_nonfinite=pass_nonfinite)
 

@@ -56,6 +56,10 @@ class _Sce:
 
     def measure(self, tensor: Elements, *, pass_nonfinite: bool) -> _Measured:
         """The cut among the variances, then the squares of what is kept."""
+        with np.errstate(all="ignore"):  # what is not finite is refused where it is made
+            return self._measured(tensor)
+
+    def _measured(self, tensor: Elements) -> _Measured:
         chosen = None
         if self.share < 1.0:
             differing = sum(
@@ -111,4 +115,5 @@ def _made(measured: _Measured, place: int, start: int, values: Sequence[Doubles]
         step = step + np.where(agrees, weight * delta, 0.0)
         weights = weights + np.where(agrees, weight, 0.0)
     step = step / np.where(weights > 0.0, weights, 1.0)
+    step = np.where(np.isfinite(sum(deltas)), step, sum(deltas))  # what is not finite is not to vanish
     return np.where(step == 0.0, values[0], values[0] + step)

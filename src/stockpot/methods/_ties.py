@@ -44,6 +44,7 @@ def ties(
     tensor([ 3., -2., -3.,  0.])
     """
     return Trimmed(
+        "ties",
         form,
         "largest",
         tuple(each(weight, form.models)),

@@ -23,6 +23,7 @@ from stockpot.kernels import (
     rank_shares,
     trim,
 )
+from stockpot.methods._base import normalized
 from stockpot.methods._rule import Form, Unit
 
 Keep = Literal["largest", "middle", "random", "ranked"]
@@ -38,6 +39,7 @@ class Trimmed:
     by its probability; what is kept by magnitude gets the whole's sum of magnitudes.
     """
 
+    method: str
     form: Form
     keep: Keep
     weight: tuple[float, ...]
@@ -45,6 +47,11 @@ class Trimmed:
     sum: Sum
     reach: tuple[float, ...] = ()
     rescale: bool = False
+
+    def __post_init__(self) -> None:
+        """ParameterError where weights are to divide and cancel."""
+        if self.sum.normalize and not self.sum.consensus:
+            normalized(self.method, np.array(self.weight))
 
     @property
     def unit(self) -> Unit:

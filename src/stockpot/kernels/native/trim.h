@@ -224,7 +224,7 @@ FN void NAME(keep)(const struct part *part, int narrow, const D *base, const voi
     D weight = NAME(all)(part->weight), scale = NAME(all)(part->scale);
     int mixed = (place < part->low_until && part->low_until < place + BATCH) ||
                 (place < part->high_until && part->high_until < place + BATCH);
-    int all_below = isinf(part->high) && isinf(part->above_high);
+    int all_below = isnan(part->high) && isnan(part->above_high);
     int random = part->chance < 1.0 || part->chances;
     U limit = NAME(u_all)((uint64_t)ceil(part->chance * 0x1p32)), words[4];
 #pragma GCC unroll 8
@@ -265,7 +265,8 @@ FN void NAME(keep)(const struct part *part, int narrow, const D *base, const voi
     }
 }
 
-/* The first of some elements at which an input or the output is not finite. */
+/* The first of some elements at which an input or the output is not finite; -1 where only a difference that was dropped is
+ * not. */
 TARGET static int64_t NAME(first_odd)(const void *const *rows, const int32_t *types, int64_t n, int64_t at, int64_t count,
                                       const void *out, int32_t out_type) {
     for (int64_t k = 0; k < count; k++) {
@@ -273,7 +274,7 @@ TARGET static int64_t NAME(first_odd)(const void *const *rows, const int32_t *ty
         for (int64_t i = 0; i < n; i++) fine &= is_finite(rows[i], types[i], at + k);
         if (!fine) return k;
     }
-    return 0;
+    return -1;
 }
 
 /* Whether any of BATCH bfloat16 numbers is not finite. */
@@ -351,7 +352,9 @@ TARGET static int64_t NAME(trim)(const void *const *rows, const int32_t *types, 
             fine = NAME(trim_batch)(rows, types, 1, 4, at, place + at, parts, sum, few, to, BF16);
         else
             fine = NAME(trim_batch)(rows, types, 0, n, at, place + at, parts, sum, held, to, out_type);
-        if (!fine && !sum->pass_nonfinite) return at + NAME(first_odd)(rows, types, n, at, BATCH, to, out_type);
+        if (fine || sum->pass_nonfinite) continue;
+        int64_t k = NAME(first_odd)(rows, types, n, at, BATCH, to, out_type);
+        if (k >= 0) return at + k;
     }
     if (at == count) return -1;
     /* What is left, filled up with zeros: in `held`, behind the parts. */
@@ -372,6 +375,7 @@ TARGET static int64_t NAME(trim)(const void *const *rows, const int32_t *types, 
     int fine = NAME(trim_batch)(ends, types, 0, n, 0, place + at, own, sum, held, last, out_type);
     memcpy(out + at * item, last, (size_t)((count - at) * item));
     if (fine || sum->pass_nonfinite) return -1;
-    return at + NAME(first_odd)(rows, types, n, at, count - at, last, out_type);
+    int64_t k = NAME(first_odd)(rows, types, n, at, count - at, last, out_type);
+    return k < 0 ? -1 : at + k;
 }
 #undef U
