@@ -37,6 +37,10 @@ def as_adapters(job: Job, base: Source | None, models: Sequence[Source]) -> Adap
         if job.rank is not None:
             raise errors.UsageError("rank is for merging LoRA adapters", got=job.rank, remedy="leave it out")
         return None
+    if job.method.is_elementwise:
+        raise errors.MethodError(
+            f"{job.method.name} works element by element, and an adapter holds factors", remedy="merge BASE+ADAPTER"
+        )
     if job.takes_raw:
         raise errors.MethodError(
             f"{job.method.name} needs the weights themselves, and an adapter has differences",

@@ -11,7 +11,7 @@ from stockpot import errors
 from stockpot.checkpoint import count, itemsize
 from stockpot.engine._align import Slot
 from stockpot.engine._job import Job
-from stockpot.kernels import BLOCK, CHUNK
+from stockpot.kernels import BLOCK, BYTES_OF_KEY, CHUNK
 from stockpot.methods import Form, Rule
 
 STAGE_BYTES = 2 << 20
@@ -109,7 +109,8 @@ def fit(
     while wanted > 1 and memory // wanted < fixed + least:
         wanted -= 1
     is_repeated = job.method.is_elementwise and job.method.passes > 1
-    keys = memory // wanted // 4 if is_repeated else 0
+    elements = max((count(slot.shape) for slot in slots), default=0)
+    keys = min(memory // wanted // 4, BYTES_OF_KEY * inputs * elements) if is_repeated else 0
     raw = memory // wanted - fixed - keys
     if raw < least:
         raise errors.ParameterError(
@@ -118,5 +119,5 @@ def fit(
         )  # fmt: skip
     sizes = [count(slot.shape) * element_bytes(slot) + ALIGNMENT * len(slot.sources) for slot in slots]
     most = max(max(sizes, default=least), min(sum(sizes), inputs * STAGE_BYTES))
-    viewed = VIEWED_BYTES // wanted if is_repeated and device == "cpu" else 0
+    viewed = min(VIEWED_BYTES // wanted, sum(sizes)) if is_repeated and device == "cpu" else 0
     return Budget(wanted, min(raw, max(most, least)), fixed, device, keys, viewed)

@@ -111,6 +111,9 @@ def choose_device(device: str) -> str:
     number = int(device[5:]) if ":" in device else 0
     if number >= torch.cuda.device_count():
         raise errors.UsageError(
-            "there is no such GPU", expected=f"one of {torch.cuda.device_count()}", got=device, remedy="--device cpu"
+            "there is no such GPU",
+            expected=f"one of the {torch.cuda.device_count()} there are",
+            got=device,
+            remedy="--device cpu",
         )
     return device

@@ -20,13 +20,14 @@ from stockpot.kernels._rows import (
     is_compiled,
     mix,
 )
-from stockpot.kernels._selection import Cut, Elements, Wanted, kept_count, largest, middle
+from stockpot.kernels._selection import BYTES_OF_KEY, Cut, Elements, Wanted, kept_count, largest, middle
 from stockpot.kernels._trim import Part, Sum, random_key, trim
 from stockpot.kernels._weighted import first_negative, weighted
 from stockpot.kernels._wide import read_wide, widened, write_wide
 
 __all__ = [
     "BLOCK",
+    "BYTES_OF_KEY",
     "CHUNK",
     "DTYPES",
     "DTYPES_OF_MANY",

@@ -5,6 +5,7 @@ from __future__ import annotations
 import numpy as np
 from numpy.typing import NDArray
 
+from stockpot import errors
 from stockpot.measure import Array
 from stockpot.methods._base import Mixture, PerModel, coefficients, each, normalized
 
@@ -41,7 +42,7 @@ def multislerp(span: Array, *, weight: PerModel = (1.0,), normalize_weights: boo
     """
     weights = each(weight, span.shape[-1])
     if normalize_weights:
-        weights = normalized("multislerp", weights)
+        weights = normalized("multislerp", weights, switch="normalize_weights")
     lengths, cosines = _directions(span)
     length = np.sqrt(np.maximum(np.einsum("i,...ij,j->...", weights, cosines, weights), 0.0))
     none = np.asarray(length <= OPPOSITE * np.abs(weights).sum())
@@ -72,6 +73,9 @@ def karcher(raw_gram: Array, *, max_iter: int = 10, tol: float = 1e-5) -> Mixtur
     >>> get_method("karcher")(np.eye(3), {"max_iter": 10, "tol": 1e-5}).weights.round(4)
     array([0.5774, 0.5774, 0.5774])
     """
+    if max_iter < 1 or tol < 0.0:
+        raise errors.ParameterError("karcher takes steps", expected="max_iter 1 or more, tol 0 or more",
+                                    got=f"{max_iter}, {tol}")  # fmt: skip
     lengths, cosines = _directions(raw_gram)
     known = (lengths > 0).astype(np.float64)
     count = np.maximum(known.sum(axis=-1, keepdims=True), 1.0)

@@ -34,7 +34,7 @@ ONE_MODEL = "a model, by name or number"
 ModelPlace = Annotated[int, ONE_MODEL]
 """A parameter that names one of the models; the method is told its place, from 0, or -1 for none."""
 
-_NUMBER = re.compile(r"[-+]?\d+(\.\d*)?[eE][-+]?\d+")
+_NUMBER = re.compile(r"[-+]?(\d+(\.\d*)?[eE][-+]?\d+|\.\d+([eE][-+]?\d+)?)")
 
 BaseRole = Literal["required", "optional", "member", "unused"]
 """What ``--base`` is to a method: the anchor; the anchor if there is one; one of the ingredients; a template only."""
@@ -271,12 +271,14 @@ def shares(method: str, name: str, values: PerModel, count: int) -> tuple[float,
     return found
 
 
-def normalized(method: str, weights: Array) -> Array:
-    """Weights that sum to one; ParameterError where they sum to zero."""
+def normalized(method: str, weights: Array, *, switch: str | None = "normalize") -> Array:
+    """Weights that sum to one; ParameterError where they sum to zero. ``switch``: what leaves them as they are."""
     total = math.fsum(weights)
     if abs(total) <= 1e-12 * math.fsum(abs(weights)):
         raise errors.ParameterError(
-            f"the weights of {method} sum to zero", got=weights.tolist(), remedy="set normalize=false, or other weights"
+            f"the weights of {method} sum to zero",
+            got=weights.tolist(),
+            remedy=f"set {switch}=false, or other weights" if switch else "set other weights",
         )
     return weights / total
 
@@ -319,7 +321,7 @@ def _scalar(method: str, parameter: Parameter, value: object) -> object:
     if parameter.of_model and type(value) is int:
         value = str(value)
     if isinstance(value, str) and parameter.kind is float and _NUMBER.fullmatch(value):
-        value = float(value)  # YAML 1.1 takes 1e-1 for text
+        value = float(value)  # YAML 1.1 takes 1e-1 and -.5 for text
     if parameter.kind is bool and isinstance(value, bool):
         return value
     if parameter.kind is str and isinstance(value, str):

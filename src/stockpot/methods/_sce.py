@@ -69,7 +69,9 @@ class _Sce:
         squares = np.zeros(self.form.models)
         for place, rows in tensor.pieces():
             for start, values in blocks(rows):
-                squares += [(d * d).sum() for d in _kept(values, chosen, place + start)]
+                # What is not finite is refused, or passed through: it weighs nothing.
+                kept = (np.where(np.isfinite(d), d, 0.0) for d in _kept(values, chosen, place + start))
+                squares += [(d * d).sum() for d in kept]
         total = squares.sum()
         return _Measured(chosen, squares / total if total > 0 else squares)
 
@@ -102,7 +104,7 @@ def _kept(values: Sequence[Doubles], chosen: Cut | None, place: int) -> list[Dou
         return deltas
     variance = _variance(values)
     before = np.arange(place, place + base.size) < chosen.until
-    stays = (variance > chosen.key) | ((variance == chosen.key) & before)
+    stays = ~(variance <= chosen.key) | ((variance == chosen.key) & before)
     return [np.where(stays, delta, 0.0) for delta in deltas]
 
 

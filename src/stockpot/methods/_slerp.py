@@ -53,15 +53,15 @@ def nuslerp(span: Array, *, weight: PerModel = (1.0,)) -> Mixture:
 
     Arguments: ``span``, inner products of the two; ``weight``, one for each, which need not sum to one; granularity
     ``row`` interpolates each output channel by itself (``nuslerp_flatten: false`` of the field's recipes; its
-    ``nuslerp_row_wise: true``, column by column, is refused). Returns weights ``(..., 2)``. Raises ParameterError where
-    the weights sum to zero. Cost: two passes over tensors larger than the memory budget, else one.
+    ``nuslerp_row_wise: true``, column by column, is refused with it). Returns weights ``(..., 2)``. Raises
+    ParameterError where the weights sum to zero. Cost: two passes over tensors larger than the memory budget, else one.
 
     >>> import numpy as np
     >>> from stockpot.methods import get_method
     >>> get_method("nuslerp")(np.eye(2), {"weight": (1.0, 3.0)}).weights.round(4)
     array([0.3827, 0.9239])
     """
-    return _between(span, float(normalized("nuslerp", each(weight, 2))[1]), PARALLEL)
+    return _between(span, float(normalized("nuslerp", each(weight, 2), switch=None)[1]), PARALLEL)
 
 
 def _between(gram: Array, t: float, parallel: float) -> Mixture:

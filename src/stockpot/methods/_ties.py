@@ -33,7 +33,8 @@ def ties(
     Arguments: ``weight``, one for each model (default 1); ``density``, share that is kept, 0 to 1 (default 1: no
     trimming; the paper keeps 0.2); ``normalize``, mean instead of sum of what agrees (default, the paper's form);
     ``lambda``, scale of the whole step; ``rescale``, give what is kept of a task vector the sum of magnitudes that the
-    whole had. Where weights of opposite signs cancel, their sum divides by nothing. Returns the rule. Raises
+    whole had. Where weights of opposite
+    signs cancel at an element, the sum is not divided. Returns the rule. Raises
     ParameterError for a density outside 0 to 1. Cost: a sample and two passes, without a sort; one pass at density 1.
     Reference: arXiv 2306.01708, algorithm 1; the sign of weighted parts, and their weighted mean, as the field has it.
 
