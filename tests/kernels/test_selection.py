@@ -45,7 +45,8 @@ def keys_of(rows: Sequence[Row], row: int) -> np.ndarray:
     """Magnitudes of differences, as they are defined."""
     base, own = widened(rows[0]), widened(rows[row])
     if {rows[0].dtype, rows[row].dtype} <= {"bfloat16", "float16"}:
-        return np.abs(own.astype(np.float32) - base.astype(np.float32)).astype(np.float64)
+        with np.errstate(over="ignore"):
+            return np.abs(own.astype(np.float32) - base.astype(np.float32)).astype(np.float64)
     return np.abs(own - base)
 
 
@@ -122,3 +123,17 @@ def test_nan_is_nowhere() -> None:
     rows = [row_of(np.zeros(8), "float64"), row_of(values, "float64")]
     assert largest(Held(rows, True), [[Wanted(2)]])[0][0].key == 6.0
     assert largest(Held(rows, True), [[Wanted(7)]])[0][0].key == 0.0
+
+
+@pytest.mark.usefixtures("program")
+@pytest.mark.parametrize("share", [0.05, 0.5, 1.0])
+@pytest.mark.parametrize("dtype", ["bfloat16", "float32"])
+def test_infinite_keys_have_a_rank(dtype: str, share: float) -> None:
+    """Those of differences that overflow, and of Inf itself: the search ends, and the first of them count as larger."""
+    values = np.where(np.arange(40) % 2 == 0, 3e38, 1.0) if dtype == "bfloat16" else np.full(40, np.inf)
+    base = np.where(values > 2.0, -values, 0.0) if dtype == "bfloat16" else np.zeros(40)
+    rows = [row_of(base, dtype), row_of(values, dtype)]
+    number = kept_count(share, 40)
+    ((one,),) = largest(Held(rows, True), [[Wanted(number)]])
+    keys = keys_of(rows, 1)
+    assert int(((keys > one.key) | ((keys == one.key) & (np.arange(40) < one.until))).sum()) == number

@@ -50,7 +50,7 @@ def look(rows: Sequence[Row], place: int, run: int, step: int, hunts: Sequence[H
         if search.row != row:
             row = search.row
             keys = keys_of(rows, row)[where]
-        inside = (keys >= search.low) & (keys < search.high)
+        inside = (keys >= search.low) & ~(keys >= search.high)
         found, places = keys[inside], where[inside] + place
         search.above += int((keys >= search.high).sum())
         search.inside += found.size

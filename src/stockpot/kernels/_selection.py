@@ -167,10 +167,12 @@ class Hunt:
             return
         share = 1.0 - self.wanted / self.count
         reach = DEVIATIONS * math.sqrt(share * (1.0 - share) / size) * 2**self.misses + 2.0 / size
-        below, above = int((share - reach) * size), int((share + reach) * size)
-        key = float(self.sample[min(int(share * size), size - 1)])
-        self.low = max(float(self.sample[below]) if below > 0 else 0.0, self.floor)
-        self.high = min(self._next(float(self.sample[above])) if above < size else math.inf, self.ceiling)
+        below, above = max(int((share - reach) * size), 0), min(int((share + reach) * size), size - 1)
+        middle = min(int(share * size), size - 1)
+        ordered = np.partition(self.sample, sorted({below, middle, above}))
+        key = float(ordered[middle])
+        self.low = max(float(ordered[below]) if below > 0 else 0.0, self.floor)
+        self.high = min(self._next(float(ordered[above])) if above < size - 1 else math.inf, self.ceiling)
         if self.low >= self.high:
             self.low, self.high = self.floor, self.ceiling
         self.expected = int(self._of_sample(self.low, self.high) * self.count)
@@ -180,7 +182,7 @@ class Hunt:
         self.by_bins = self.expected > self.room and self.high != self._next(self.low)
 
     def _of_sample(self, low: float, high: float) -> float:
-        return float(np.diff(np.searchsorted(self.sample, (low, high)))[0] / self.sample.size)
+        return float(np.count_nonzero((self.sample >= low) & (self.sample < high)) / self.sample.size)
 
     def begin(self, *, is_kept: bool = False) -> None:
         """Before a pass over all elements. A single key is counted, or ``is_kept`` with its places."""
@@ -291,7 +293,7 @@ def _bracket(elements: Elements, hunts: Sequence[Hunt]) -> None:
     if samples:
         for place, rows in elements.pieces(is_glimpse=True):
             _look(rows, place, samples, RUN, step)
-    keys = {sample.search.row: np.sort(sample.found[: sample.search.stored]) for sample in samples}
+    keys = {sample.search.row: sample.found[: sample.search.stored] for sample in samples}
     for hunt in hunts:
         hunt.sample = keys.get(hunt.search.row, hunt.sample)
         hunt.aim()
