@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 from pathlib import Path
 
 import pytest
@@ -26,6 +27,13 @@ models: [{model: half, parameters: {weight: SHARE}}]
 REUSED = "made before by the same job, and whole"
 
 
+def own_copy(model: Path) -> None:
+    """A model of the shelf as a folder that may be changed."""
+    shelved = model.resolve()
+    model.unlink()
+    shutil.copytree(shelved, model)
+
+
 @pytest.fixture
 def recipe(place: Path) -> Path:
     """Two documents."""
@@ -44,9 +52,22 @@ def test_a_part_is_reused_by_the_same_job(recipe: Path, program: Program, place:
     assert REUSED in program.does("merge", recipe, "--out", "out", "--overwrite").err
 
 
-@pytest.mark.parametrize("what", ["recipe", "input", "weights cut", "record gone"])
+@pytest.mark.parametrize(
+    "what",
+    [
+        "recipe",
+        "input",
+        "input's config",
+        "more beside it",
+        "weights cut",
+        "weights damaged",
+        "file more",
+        "record gone",
+    ],
+)
 def test_a_part_is_made_anew_where_it_is_another(what: str, recipe: Path, program: Program, place: Path) -> None:
     """Another recipe, another input, or damage: the part is made again, and so is whole."""
+    own_copy(place / "a")
     program.does("merge", recipe, "--out", "out")
     half = place / "out.parts" / "half"
     if what == "recipe":
@@ -56,6 +77,17 @@ def test_a_part_is_made_anew_where_it_is_another(what: str, recipe: Path, progra
         (place / "b").unlink()
         (place / "b").mkdir()
         (place / "b" / "model.safetensors").write_bytes(content[:-4] + b"\0\0\0\0")
+    elif what == "input's config":
+        rewrite(place / "a" / "config.json", lambda content: content.update(rope_theta=123.0))
+    elif what == "more beside it":
+        (place / "a" / "notes.json").write_text("{}")
+    elif what == "weights damaged":
+        weights = half / "model.safetensors"
+        content = bytearray(weights.read_bytes())
+        content[-4] ^= 1
+        weights.write_bytes(content)
+    elif what == "file more":
+        (half / "adapter_config.json").write_text("{}")
     elif what == "weights cut":
         weights = half / "model.safetensors"
         weights.write_bytes(weights.read_bytes()[:-4])
