@@ -128,6 +128,40 @@ def test_an_existing_out_is_found_before_parts_are_made(recipe: Path, program: P
     assert snapshot(place) == before
 
 
+THREE = "name: first\nmerge_method: passthrough\nmodels: [{model: b}]\n---\n" + RECIPE.replace("model: b}", "model: first}")
+
+
+@pytest.mark.parametrize("dry", [[], ["--dry-run"]])
+def test_a_part_of_someone_else_is_found_before_any_is_made(dry: list[str], program: Program, place: Path) -> None:
+    """A folder in the place of the second part stops the first."""
+    (place / "three.yaml").write_text(THREE.replace("SHARE", "0.5"))
+    (place / "out.parts" / "half").mkdir(parents=True)
+    (place / "out.parts" / "half" / "thesis.txt").write_text("years of work")
+    before = snapshot(place)
+    refused = program("merge", "three.yaml", "--out", "out", *dry)
+    assert refused.code == 2
+    assert "not made by stockpot" in refused.first
+    assert snapshot(place) == before
+
+
+def test_parts_and_result_fit_the_disk_together(
+    recipe: Path, program: Program, place: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Room for the larger of them is not room for both; a part that is there needs none."""
+    found = program.does("merge", recipe, "--out", "out", "--dry-run", "--json").data
+    each = [found["disk_needed_bytes"], found["parts"][0]["disk_needed_bytes"]]
+    monkeypatch.setattr("stockpot.engine._merge.disk_free", lambda _: sum(each) - 1)
+    before = snapshot(place)
+    refused = program("merge", recipe, "--out", "out")
+    assert refused.code != 0
+    assert f"{sum(each)} bytes free" in refused.first
+    assert snapshot(place) == before
+    monkeypatch.setattr("stockpot.engine._merge.disk_free", lambda _: sum(each))
+    program.does("merge", recipe, "--out", "out")
+    monkeypatch.setattr("stockpot.engine._merge.disk_free", lambda _: max(each))
+    program.does("merge", recipe, "--out", "out", "--overwrite")
+
+
 def test_python_takes_the_same_file(recipe: Path, place: Path) -> None:
     """``stockpot.merge`` of a file of documents; one file as OUT has its provenance inside."""
     result = stockpot.merge(recipe, out="one.safetensors")
