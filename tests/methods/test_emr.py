@@ -18,6 +18,8 @@ from tests.oracles.exact import numbers
 
 import stockpot
 from stockpot import errors
+from stockpot.engine._job import resolve
+from stockpot.recipe import Recipe
 
 SHAPES = {"a.weight": (300, 301), "a.bias": (13,), "scale": (), "none": (0, 3)}
 BESIDE = "stockpot_emr.safetensors"
@@ -222,3 +224,18 @@ def test_nan_is_refused_by_name() -> None:
         with pytest.raises(errors.NonFiniteError, match=r"a\.bias") as caught:
             stockpot.merge_state_dicts("emr", base=base, models=models, parameters=parameters)
         assert "[5]" in caught.value.what
+
+
+@pytest.mark.parametrize("parameters", [{"task": [1, 2]}, {"task": {"filter": "bias", "value": 1}}, {}])
+def test_a_task_of_some_tensors_is_refused(parameters: dict[str, Any]) -> None:
+    """By layer, by filter or by override: before anything is opened."""
+    data: dict[str, Any] = {
+        "merge_method": "emr",
+        "base_model": "none/base",
+        "models": [{"model": "none/a"}, {"model": "none/b"}],
+        "parameters": parameters,
+    }
+    if not parameters:
+        data["overrides"] = [{"match": "bias", "parameters": {"task": 1}}]
+    with pytest.raises(errors.UsageError, match="task of emr is one for all tensors"):
+        resolve(Recipe.from_data(data), from_file=True)
