@@ -121,7 +121,7 @@ def write(plan: Plan, *, overwrite: bool = False, resume: bool = True, progress:
     try:
         records = Records()
         run, resumed = _resume(plan, staging, _create_files(plan, staging), records)
-        survey(run, whole=True, progress=progress)
+        survey(run, run.sink, whole=True, progress=progress)
         execute(run, progress)
         _finish(plan, staging, records, run, clock, started)
     except errors.InputError:

@@ -11,9 +11,10 @@ from stockpot.engine._beside import survey_rule
 from stockpot.engine._execute import Progress, Run, execute
 from stockpot.engine._records import Records
 from stockpot.engine._schedule import Look
+from stockpot.engine._sinks import Sink
 
 
-def survey(run: Run, *, whole: bool = False, progress: Progress | None = None) -> None:
+def survey(run: Run, sink: Sink, *, whole: bool = False, progress: Progress | None = None) -> None:
     """Tell a run what it comes to, where the method asks; ``whole``: also where the file beside the output alone does.
 
     What was read is counted as the run's.
@@ -26,7 +27,7 @@ def survey(run: Run, *, whole: bool = False, progress: Progress | None = None) -
     if not (rule.awaits_survey or (whole and plan.beside is not None)):
         return
     tasks = [Look(group.slots[0], place) for place, group in enumerate(plan.groups)]
-    look, after = Run(plan, tasks, run.sink, Records()), run.total_bytes
+    look, after = Run(plan, tasks, sink, Records()), run.total_bytes
     execute(look, None if progress is None else lambda done, total: progress(done, total + after))
     run.bytes_read += look.bytes_read
     run.bytes_done = run.bytes_before = look.total_bytes
@@ -36,4 +37,4 @@ def survey(run: Run, *, whole: bool = False, progress: Progress | None = None) -
     run.survey = total = np.array([math.fsum(column) for column in np.transpose(found)])
     if plan.beside is not None:
         for name, values in rule.concluded(total).items():
-            run.sink.store_beside(name, 0, values.view(np.uint8).data)
+            sink.store_beside(name, 0, values.view(np.uint8).data)
