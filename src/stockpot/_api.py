@@ -145,7 +145,7 @@ def merge(
         )
     graph, options = _read(recipe, memory=memory, workers=workers, device=device, lenient=lenient)
     plans = engine.plan_graph(graph, Path(out).expanduser(), options)
-    engine.check_output(plans[-1], overwrite=overwrite)
+    engine.check_outputs(plans, overwrite=overwrite)
 
     def write(made: engine.Plan, is_part: bool) -> engine.MergeResult:
         return engine.write(made, overwrite=overwrite or is_part, resume=resume, progress=progress)

@@ -54,6 +54,34 @@ def test_neither_true_nor_false(value):
         job("nuslerp", {"nuslerp_flatten": value})
 
 
+@pytest.mark.parametrize("values", [(True, False), (False, True)])
+def test_models_that_disagree_are_refused(values):
+    """Whichever comes last; the same of each is one switch."""
+
+    def of(*own):
+        models = [{"model": f"m{number}", "parameters": {"filter_wise": one}} for number, one in enumerate(own)]
+        data = {"merge_method": "model_stock", "base_model": "base", "models": models}
+        return resolve(Recipe.from_data(data), from_file=True)
+
+    with pytest.raises(errors.ParameterError, match="filter_wise is one switch .* true and false|false and true"):
+        of(*values)
+    assert of(True, True).granularity == "row"
+
+
+@pytest.mark.parametrize(
+    ("method", "parameters"), [("model_stock", {"filter_wise": True}), ("nuslerp", {"nuslerp_flatten": False})]
+)
+@pytest.mark.parametrize("other", ["tensor", "model"])
+def test_another_granularity_beside_rows_is_refused(method, parameters, other):
+    """As a contradiction, wherever the granularity stands; rows by both words are rows."""
+    with pytest.raises(errors.ParameterError, match=f"granularity {other} contradicts {next(iter(parameters))}"):
+        job(method, {**parameters, "granularity": other})
+    data = {"merge_method": method, "base_model": "base", "models": [{"model": "a"}, {"model": "b"}]}
+    with pytest.raises(errors.ParameterError, match=f"granularity {other} contradicts"):
+        resolve(Recipe.from_data({**data, "parameters": parameters, "granularity": other}))
+    assert job(method, {**parameters, "granularity": "row"}).granularity == "row"
+
+
 def test_another_methods_switch_is_told():
     """As every parameter that this method does not have."""
     assert any(

@@ -18,6 +18,8 @@ from tests.oracles.exact import numbers
 
 import stockpot
 from stockpot import errors
+from stockpot.engine._job import resolve
+from stockpot.recipe import Recipe
 
 SHAPES = {"a.weight": (300, 301), "a.bias": (13,), "scale": (), "none": (0, 3)}
 BESIDE = "stockpot_emr.safetensors"
@@ -222,3 +224,39 @@ def test_nan_is_refused_by_name() -> None:
         with pytest.raises(errors.NonFiniteError, match=r"a\.bias") as caught:
             stockpot.merge_state_dicts("emr", base=base, models=models, parameters=parameters)
         assert "[5]" in caught.value.what
+
+
+@pytest.mark.parametrize("parameters", [{"task": [1, 2]}, {"task": {"filter": "bias", "value": 1}}, {}])
+def test_a_task_of_some_tensors_is_refused(parameters: dict[str, Any]) -> None:
+    """By layer, by filter or by override: before anything is opened."""
+    data: dict[str, Any] = {
+        "merge_method": "emr",
+        "base_model": "none/base",
+        "models": [{"model": "none/a"}, {"model": "none/b"}],
+        "parameters": parameters,
+    }
+    if not parameters:
+        data["overrides"] = [{"match": "bias", "parameters": {"task": 1}}]
+    with pytest.raises(errors.UsageError, match="task of emr is one for all tensors"):
+        resolve(Recipe.from_data(data), from_file=True)
+
+
+@pytest.mark.parametrize("parameters", [{}, {"task": 1}])
+def test_both_passes_are_counted_and_shown(parameters: dict[str, Any], tmp_path: Path) -> None:
+    """What is read is what the plan says, twice the inputs; progress goes up to its end through both passes."""
+    states = drawn(2)
+    refs = folders(tmp_path, states)
+    given: dict[str, Any] = {"base": refs[0], "models": refs[1:], "parameters": parameters}
+    told: list[tuple[int, int]] = []
+    out = tmp_path / "out"
+    result = stockpot.merge("emr", out=out, progress=lambda done, total: told.append((done, total)), **given)
+    size = sum(one.nbytes for state in states for one in state.values())
+    models = [{"model": str(ref)} for ref in refs[1:]]
+    recipe = {"merge_method": "emr", "base_model": str(refs[0]), "models": models, "parameters": parameters}
+    planned = stockpot.plan(Recipe.from_data(recipe), out=tmp_path / "other").bytes_read
+    assert result.bytes_read == planned == 2 * size
+    assert json.loads((out / "stockpot_run.json").read_text("utf-8"))["bytes_read"] == 2 * size
+    assert told == sorted(told)
+    assert {total for _, total in told} == {2 * size}
+    assert size in [done for done, _ in told]
+    assert told[-1][0] == 2 * size

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 from pathlib import Path
 
 import pytest
@@ -26,6 +27,13 @@ models: [{model: half, parameters: {weight: SHARE}}]
 REUSED = "made before by the same job, and whole"
 
 
+def own_copy(model: Path) -> None:
+    """A model of the shelf as a folder that may be changed."""
+    shelved = model.resolve()
+    model.unlink()
+    shutil.copytree(shelved, model)
+
+
 @pytest.fixture
 def recipe(place: Path) -> Path:
     """Two documents."""
@@ -44,9 +52,22 @@ def test_a_part_is_reused_by_the_same_job(recipe: Path, program: Program, place:
     assert REUSED in program.does("merge", recipe, "--out", "out", "--overwrite").err
 
 
-@pytest.mark.parametrize("what", ["recipe", "input", "weights cut", "record gone"])
+@pytest.mark.parametrize(
+    "what",
+    [
+        "recipe",
+        "input",
+        "input's config",
+        "more beside it",
+        "weights cut",
+        "weights damaged",
+        "file more",
+        "record gone",
+    ],
+)
 def test_a_part_is_made_anew_where_it_is_another(what: str, recipe: Path, program: Program, place: Path) -> None:
     """Another recipe, another input, or damage: the part is made again, and so is whole."""
+    own_copy(place / "a")
     program.does("merge", recipe, "--out", "out")
     half = place / "out.parts" / "half"
     if what == "recipe":
@@ -56,6 +77,17 @@ def test_a_part_is_made_anew_where_it_is_another(what: str, recipe: Path, progra
         (place / "b").unlink()
         (place / "b").mkdir()
         (place / "b" / "model.safetensors").write_bytes(content[:-4] + b"\0\0\0\0")
+    elif what == "input's config":
+        rewrite(place / "a" / "config.json", lambda content: content.update(rope_theta=123.0))
+    elif what == "more beside it":
+        (place / "a" / "notes.json").write_text("{}")
+    elif what == "weights damaged":
+        weights = half / "model.safetensors"
+        content = bytearray(weights.read_bytes())
+        content[-4] ^= 1
+        weights.write_bytes(content)
+    elif what == "file more":
+        (half / "adapter_config.json").write_text("{}")
     elif what == "weights cut":
         weights = half / "model.safetensors"
         weights.write_bytes(weights.read_bytes()[:-4])
@@ -94,6 +126,40 @@ def test_an_existing_out_is_found_before_parts_are_made(recipe: Path, program: P
     before = snapshot(place)
     assert program("merge", recipe, "--out", "out").code == 2
     assert snapshot(place) == before
+
+
+THREE = "name: first\nmerge_method: passthrough\nmodels: [{model: b}]\n---\n" + RECIPE.replace("model: b}", "model: first}")
+
+
+@pytest.mark.parametrize("dry", [[], ["--dry-run"]])
+def test_a_part_of_someone_else_is_found_before_any_is_made(dry: list[str], program: Program, place: Path) -> None:
+    """A folder in the place of the second part stops the first."""
+    (place / "three.yaml").write_text(THREE.replace("SHARE", "0.5"))
+    (place / "out.parts" / "half").mkdir(parents=True)
+    (place / "out.parts" / "half" / "thesis.txt").write_text("years of work")
+    before = snapshot(place)
+    refused = program("merge", "three.yaml", "--out", "out", *dry)
+    assert refused.code == 2
+    assert "not made by stockpot" in refused.first
+    assert snapshot(place) == before
+
+
+def test_parts_and_result_fit_the_disk_together(
+    recipe: Path, program: Program, place: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Room for the larger of them is not room for both; a part that is there needs none."""
+    found = program.does("merge", recipe, "--out", "out", "--dry-run", "--json").data
+    each = [found["disk_needed_bytes"], found["parts"][0]["disk_needed_bytes"]]
+    monkeypatch.setattr("stockpot.engine._merge.disk_free", lambda _: sum(each) - 1)
+    before = snapshot(place)
+    refused = program("merge", recipe, "--out", "out")
+    assert refused.code != 0
+    assert f"{sum(each)} bytes free" in refused.first
+    assert snapshot(place) == before
+    monkeypatch.setattr("stockpot.engine._merge.disk_free", lambda _: sum(each))
+    program.does("merge", recipe, "--out", "out")
+    monkeypatch.setattr("stockpot.engine._merge.disk_free", lambda _: max(each))
+    program.does("merge", recipe, "--out", "out", "--overwrite")
 
 
 def test_python_takes_the_same_file(recipe: Path, place: Path) -> None:

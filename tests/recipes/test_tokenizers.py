@@ -51,3 +51,17 @@ def test_output_loads(text: str, layers: int, has_more: bool, place: Path) -> No
     own = transformers.AutoTokenizer.from_pretrained(place / "x").get_vocab()
     assert set(tokens.get_vocab()) == {*own, *(["<more>"] if has_more else [])}
     assert model.get_input_embeddings().weight.shape[0] >= len(tokens)
+
+
+def test_a_part_of_another_vocabulary_is_made_anew(place: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """A part that brought tokenizers together is taken again, until one of them changes."""
+    text = "name: both\nmerge_method: linear\nmodels: [{model: x}, {model: y}]\nparameters: {weight: 0.5}\n"
+    text += "tokenizer_source: base\nbase_model: x\n---\nmerge_method: passthrough\nmodels: [{model: both}]\n"
+    (place / "recipe.yaml").write_text(text)
+    again = ["merge", "recipe.yaml", "--out", "out", "--overwrite"]
+    assert main(again) == main(again) == 0
+    assert "made before by the same job" in capsys.readouterr().err
+    file = place / "y" / "tokenizer.json"
+    file.write_text(file.read_text("utf-8").replace("<more>", "<much>"), "utf-8")
+    assert main(again) == 0
+    assert "made before by the same job" not in capsys.readouterr().err

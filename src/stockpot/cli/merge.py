@@ -78,7 +78,7 @@ def merge(
         from stockpot import _api
         from stockpot.checkpoint import last_checkpoints
         from stockpot.cli._recipe import recipe_from_arguments
-        from stockpot.engine import check_output, plan_graph
+        from stockpot.engine import check_outputs, plan_graph
 
     if last is not None:
         if method is None:
@@ -100,7 +100,7 @@ def merge(
     graph, from_file = recipe_from_arguments(models, method, base, settings or [], changes, lenient=lenient)
     options = _api.make_options(memory=memory, workers=workers, device=device, from_file=from_file, lenient=lenient)
     plans = plan_graph(graph, out.expanduser(), options)
-    check_output(plans[-1], overwrite=overwrite, dry_run=dry_run)
+    check_outputs(plans, overwrite=overwrite, dry_run=dry_run)
     if dry_run:
         _print_plans(plans, json=json, quiet=quiet)
     else:

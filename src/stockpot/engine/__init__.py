@@ -25,7 +25,7 @@ if TYPE_CHECKING:
     from stockpot.engine._geometry import Geometry, measure_geometry
     from stockpot.engine._live import LiveModel
     from stockpot.engine._memory import MemorySink, MemorySource, to_memory
-    from stockpot.engine._merge import MergeResult, check_output, write
+    from stockpot.engine._merge import MergeResult, check_output, check_outputs, write
     from stockpot.engine._products import plan_products, products
     from stockpot.engine._records import RatioSummary
     from stockpot.engine._verify import VerifyResult, verify
@@ -52,6 +52,7 @@ __all__ = [
     "align",
     "carry_out",
     "check_output",
+    "check_outputs",
     "choose_device",
     "differing_side_files",
     "fetched_sources",
@@ -88,6 +89,7 @@ _LATER = {
     "MemorySource": "_memory",
     "MergeResult": "_merge",
     "check_output": "_merge",
+    "check_outputs": "_merge",
     "measure_geometry": "_geometry",
     "to_memory": "_memory",
     "write": "_merge",

@@ -56,6 +56,8 @@ class Run:
         self.records = records
         self.stop = threading.Event()
         self.bytes_done = 0
+        self.bytes_before = 0
+        """Of what is done, what was before these tasks."""
         self.bytes_read = 0
         self.gathering = threading.Lock()
         self.gathered: dict[tuple[int, str], Bytes] = {}
@@ -73,6 +75,11 @@ class Run:
                 self._groups.setdefault(task.group, _GroupState()).pending += 1
             elif isinstance(task, Rows):
                 self._groups.setdefault(task.group, _GroupState()).rows_left += 1
+
+    @property
+    def total_bytes(self) -> int:
+        """What there is to do, for progress."""
+        return self.bytes_before + sum(_task_bytes(self.plan, task) for task in self.tasks)
 
     def preset(self, group: int, gram: Array) -> None:
         """Inner products known from an earlier run."""
@@ -240,7 +247,7 @@ def execute(run: Run, progress: Progress | None = None) -> None:
                 run.fail(number, error)
                 return
 
-    total = sum(_task_bytes(run.plan, task) for task in run.tasks)
+    total = run.total_bytes
     threads = [
         threading.Thread(target=work, args=(Worker(run, number),), name=f"stockpot-{number}", daemon=True)
         for number in range(min(run.plan.budget.workers, max(len(run.tasks), 1)))

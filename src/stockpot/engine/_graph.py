@@ -15,6 +15,8 @@ from stockpot.checkpoint import Source, is_local
 from stockpot.engine._job import Job, resolve
 from stockpot.engine._plan import Plan, make_plan, open_inputs, with_links_told
 from stockpot.engine._planned import PlannedSource
+from stockpot.engine._records import Records
+from stockpot.engine._sinks import GEOMETRY
 from stockpot.recipe import Graph, Recipe, document_of
 
 PARTS = ".parts"
@@ -91,24 +93,49 @@ def carry_out(
 
 
 def is_made(plan: Plan) -> bool:
-    """Whether a plan's output is there, whole by its records, and of the same job: recipe, inputs, versions, device."""
+    """Whether a plan's output is there, whole, and what the plan would write: recipe, inputs, side files, versions,
+    device. Cost: reading it once."""
     from stockpot.engine import _provenance as prov
-    from stockpot.engine._verify_folder import Record, check_files, check_sums
+    from stockpot.engine._verify import verify
 
     try:
-        stated = (plan.out / prov.PROVENANCE).read_bytes()
+        stated = json.loads((plan.out / prov.PROVENANCE).read_bytes())
         run = json.loads((plan.out / prov.RUN).read_bytes())
-        record = Record.model_validate_json(stated)
-        problems = [*check_sums(plan.out)[0], *check_files(plan.out, record)]
-        same = (
-            record.recipe == json.loads(plan.job.recipe.model_dump_json())
-            and [record.stockpot, record.torch, record.device] == prov.versions(plan)
-            and run["inputs"] == [prov.identities(checkpoint) for checkpoint in plan.inputs.given.checkpoints]
-            and [(file.name, file.bytes) for file in record.files] == [(f.name, f.size) for f in plan.layout.files]
+        return (
+            run["inputs"] == [prov.identities(checkpoint) for checkpoint in plan.inputs.given.checkpoints]
+            and _is_stated(plan, stated)
+            and _has_its_files(plan, stated)
+            and verify(plan.out).problems == ()
         )
-    except (OSError, ValueError, KeyError, TypeError, errors.StockpotError):
+    except (OSError, ValueError, KeyError, TypeError, AttributeError, errors.StockpotError):
         return False
-    return same and not problems
+
+
+def _is_stated(plan: Plan, stated: Mapping[str, Any]) -> bool:
+    """Whether a provenance says what the plan's will, but for what only the merge finds out."""
+    from stockpot.engine import _provenance as prov
+
+    planned = json.loads(prov.as_json(prov.provenance(plan, Records())))
+    return {key: stated[key] for key in stated if key not in prov.FOUND} == {
+        key: planned[key] for key in planned if key not in prov.FOUND
+    }
+
+
+def _has_its_files(plan: Plan, stated: Mapping[str, Any]) -> bool:
+    """Whether the small files are, by their sums, those that the plan copies and makes."""
+    from stockpot.engine import _provenance as prov
+    from stockpot.engine._small_files import copied_files, made_files
+    from stockpot.engine._sums import SUMS, file_sum, read_sums, sums
+
+    listed, _ = read_sums((plan.out / SUMS).read_bytes())
+    records = Records(digests={name: said["xxh3"] for name, said in stated["tensors"].items()})
+    made = made_files(plan, records, {})
+    for name in (prov.CARD, prov.PROVENANCE):  # of coefficients and digests, which are verified
+        del made[name]
+    copied = {name: file_sum(path) for name, path in copied_files(plan).items()}
+    own = {prov.CARD, prov.PROVENANCE, prov.RUN, GEOMETRY, *([plan.beside.name] if plan.beside is not None else [])}
+    wanted, _ = read_sums(sums(made, copied))
+    return wanted == {name: digest for name, digest in listed.items() if name not in own}
 
 
 def _again(plan: Plan, options: Options) -> Plan:

@@ -95,6 +95,14 @@ def resolve(recipe: Recipe, *, from_file: bool = False, lenient: bool = False, m
     problems += _granularity_problems(recipe, method)
     if (recipe.slices or recipe.modules) and (method.statistics is not None or method.beside):
         problems.append(errors.UsageError(f"{method.name} merges whole models", remedy="leave out slices and modules"))
+    if method.beside and (varying := valued.varying(roles.sections)):
+        problems.append(
+            errors.UsageError(
+                f"{varying[0]} of {method.name} is one for all tensors",
+                got="values by layer, filter or override",
+                remedy=f"state {varying[0]} once, as one value",
+            )
+        )
     if problems:
         raise errors.gathered(problems)
     first = roles.sections[0]

@@ -45,7 +45,9 @@ def look(worker: Worker, task: Look, slot: Slot) -> None:
     def put(offset: int, data: NDArray[np.uint8]) -> None:
         worker.run.sink.store_beside(MASK + slot.name, offset, data.data)
 
-    worker.run.looks[task.group] = rule.survey(_Tensor(worker, slot), put, pass_nonfinite=worker.allow)
+    tensor = _Tensor(worker, slot)
+    tensor.is_last = True
+    worker.run.looks[task.group] = rule.survey(tensor, put, pass_nonfinite=worker.allow)
 
 
 class _Tensor:

@@ -153,7 +153,7 @@ def to_memory(
     """
     sink, records, known = sink or MemorySink(), Records(), grams or {}
     run = Run(plan, make_tasks(plan, frozenset(), frozenset(known)), sink, records)
-    run.survey = survey(plan, sink)
+    survey(run, sink)
     for number, group in enumerate(plan.groups):
         if group.name in known:
             run.preset(number, known[group.name])

@@ -6,7 +6,7 @@ import datetime as dt
 import json
 import resource
 import time
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -85,13 +85,28 @@ def check_output(plan: Plan, *, overwrite: bool, dry_run: bool = False) -> None:
     if not plan.is_one_file:
         for path in side_files(plan.template).values():
             require_readable(path)
-    needed, free = disk_needed(plan), disk_free(plan.out)
-    if needed > free and not partial_of(plan.out).exists():
+    if not partial_of(plan.out).exists():
+        _require_room(plan, disk_needed(plan))
+    require_room_to_download(plan)
+
+
+def check_outputs(plans: Sequence[Plan], *, overwrite: bool, dry_run: bool = False) -> None:
+    """All that merges of one another's results will write may be written, and fits the disk together; the result's plan
+    is the last. Parts that are there already, and are reused or replaced by themselves, are not counted."""
+    *parts, result = plans
+    check_output(result, overwrite=overwrite, dry_run=dry_run)
+    for plan in parts:
+        check_output(plan, overwrite=True, dry_run=dry_run)
+    new = [plan for plan in parts if not plan.out.exists()] + [result]
+    _require_room(result, sum(disk_needed(plan) for plan in new if not partial_of(plan.out).exists()))
+
+
+def _require_room(plan: Plan, needed: int) -> None:
+    if needed > (free := disk_free(plan.out)):
         raise errors.NoSpaceError(
             "the disk has too little room", file=str(plan.out), expected=f"{needed} bytes free", got=f"{free}",
             remedy="free some space, or choose another --out",
         )  # fmt: skip
-    require_room_to_download(plan)
 
 
 def write(plan: Plan, *, overwrite: bool = False, resume: bool = True, progress: Progress | None = None) -> MergeResult:
@@ -106,7 +121,7 @@ def write(plan: Plan, *, overwrite: bool = False, resume: bool = True, progress:
     try:
         records = Records()
         run, resumed = _resume(plan, staging, _create_files(plan, staging), records)
-        run.survey = survey(plan, run.sink, whole=True)
+        survey(run, run.sink, whole=True, progress=progress)
         execute(run, progress)
         _finish(plan, staging, records, run, clock, started)
     except errors.InputError:

@@ -23,6 +23,8 @@ PROVENANCE = "stockpot.json"
 RUN = "stockpot_run.json"
 RECIPE = "stockpot_recipe.yaml"
 CARD = "README.md"
+FOUND = ("ratio", "lost", "groups", "tensors")
+"""Of the provenance, what only the merge finds out."""
 
 
 def provenance(plan: Plan, records: Records) -> dict[str, Any]:

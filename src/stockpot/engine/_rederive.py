@@ -86,7 +86,7 @@ def rederive(path: Path, record: Record, fraction: float, problems: list[str], n
     sink = CollectingSink()
     run = Run(plan, tasks, sink, records)
     compared = ComparingSink(path, plan.beside)
-    run.survey = survey(plan, compared, whole=is_whole)
+    survey(run, compared, whole=is_whole)
     execute(run)
     record_adapters(plan, records)
     differing = [name for name in names if records.digests[name] != record.tensors[name].xxh3]
