@@ -29,9 +29,9 @@ def differences(rows: Sequence[Row], row: int) -> Doubles:
 def keys_of(rows: Sequence[Row], row: int) -> Doubles:
     """Magnitudes of differences: in float32 of two 16-bit rows, else in float64."""
     if is_narrow(rows[0].dtype, rows[row].dtype):
-        return np.abs(read_wide(rows[row]).astype(np.float32) - read_wide(rows[0]).astype(np.float32)).astype(
-            np.float64
-        )
+        base, own = (read_wide(one).astype(np.float32) for one in (rows[0], rows[row]))
+        with np.errstate(all="ignore"):
+            return np.abs(own - base).astype(np.float64)
     return np.abs(differences(rows, row))
 
 
