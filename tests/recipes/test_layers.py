@@ -105,3 +105,9 @@ name: x
     assert recipe.refs == ("org/base@v1", "c", "b+./x")
     assert Recipe.from_yaml(recipe.to_yaml()) == recipe
     assert Recipe.from_data(recipe.model_dump(mode="json")) == recipe
+
+
+@pytest.mark.parametrize("value", [0.1, 0.3, 1e-17, 1e300, -0.7])
+def test_a_gradient_between_equal_values_is_that_value(value: float) -> None:
+    """To the last bit, in all layers: no tensor gets parameters of its own."""
+    assert {value_at([value, value, value], "w", layer / 31) for layer in range(32)} == {value}

@@ -105,5 +105,5 @@ def _at(values: list[Scalar] | tuple[Scalar, ...], place: float) -> Scalar:
     left = min(int(x), len(values) - 1)
     if left == x or any(isinstance(one, bool | str) for one in values):
         return values[left]
-    share = x - left
-    return (1 - share) * float(values[left]) + share * float(values[left + 1])
+    first, second = float(values[left]), float(values[left + 1])
+    return first + (x - left) * (second - first)
