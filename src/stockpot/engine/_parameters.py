@@ -28,12 +28,12 @@ def known_alone(recipe: Recipe, method: Method, *, from_file: bool, lenient: boo
         nonlocal granularity, rank
         kept = {}
         for name, value in parameters.items():
-            if name == "granularity" and method.granularity is not None:
-                granularity = granularity or str(value)
-            elif name == "block_regex" and name in known and where:
+            if name in _OF_GROUPS and name in known and where:
                 unknown.append(
-                    errors.UsageError(f"block_regex is one for all tensors{where}", remedy="state it at the top level")
+                    errors.UsageError(f"{name} is one for all tensors{where}", remedy="state it at the top level")
                 )
+            elif name == "granularity" and method.granularity is not None:
+                granularity = granularity or str(value)
             elif name in known:
                 kept[name] = value
             elif name == "rank":

@@ -28,7 +28,9 @@ def read_switches(recipe: Recipe, method: Method) -> tuple[Recipe, list[str]]:
     stated = [recipe.granularity]
 
     def without(parameters: Mapping[str, Any], where: str) -> dict[str, Any]:
-        for name in names & parameters.keys():
+        for name in sorted(names & parameters.keys()):
+            if where.startswith(" of "):
+                raise errors.UsageError(f"{name} is one for all tensors{where}", remedy="state it at the top level")
             _take(found, name, parameters[name])
         stated.append(parameters.get("granularity"))
         return {name: value for name, value in parameters.items() if name not in names}

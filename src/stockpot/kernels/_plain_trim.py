@@ -31,7 +31,8 @@ def keys_of(rows: Sequence[Row], row: int) -> Doubles:
     if is_narrow(rows[0].dtype, rows[row].dtype):
         base, own = (read_wide(one).astype(np.float32) for one in (rows[0], rows[row]))
         with np.errstate(all="ignore"):
-            return np.abs(own - base).astype(np.float64)
+            apart: Doubles = np.abs(own - base).astype(np.float64)
+        return apart
     return np.abs(differences(rows, row))
 
 
