@@ -8,6 +8,9 @@ import torch
 from tests.oracles import exact, model_stock
 from tests.oracles.data import FLOATS, HALVES, fine_tunes, merge_to_disk, normal
 
+import stockpot
+from stockpot import errors
+
 BF16, FP16, FP32, FP64 = torch.bfloat16, torch.float16, torch.float32, torch.float64
 
 
@@ -153,3 +156,15 @@ def test_recorded_weights_are_what_the_ratio_says(tmp_path):
     group = record["groups"]["w"]
     t = group["ratio"]
     assert group["weights"] == pytest.approx(np.array([1 - t, t / 3, t / 3, t / 3]), abs=1e-16)
+
+
+@pytest.mark.parametrize("method", ["model_stock", "multislerp"])
+def test_inner_products_beyond_float64(method):
+    """Refused with the tensor's name, not taken for a number; methods without them are right there too."""
+    base, models = fine_tunes(2, 64, seed=9, shared=0.2, own=0.2)
+    huge = [{"w": one.double() * 1e300} for one in (base, *models)]
+    given = {"weight": 1.0} if method == "multislerp" else {}
+    with pytest.raises(errors.MethodError, match="inner products of the weights overflow float64; tensor w"):
+        stockpot.merge_state_dicts(method, base=huge[0], models=huge[1:], parameters=given)
+    mean = stockpot.merge_state_dicts("linear", models=huge[1:])["w"]
+    assert torch.equal(mean, torch.stack([one["w"] / 2 for one in huge[1:]]).sum(0))

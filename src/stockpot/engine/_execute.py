@@ -226,6 +226,11 @@ def solve(plan: Plan, group: Group, gram: Array) -> Mixture:
         return Mixture(np.array(plan.job.table[group.name]))
     slot = plan.slots[group.slots[0]]
     first = gram if plan.job.method.uses_gram else len(slot.sources)
+    if not np.isfinite(gram).all():
+        raise errors.MethodError(
+            "inner products of the weights overflow float64", tensor=group.name,
+            remedy="scale the inputs down, or take a method without them (linear, task_arithmetic, ties)",
+        )  # fmt: skip
     try:
         return plan.job.answer(first, plan.values_of(slot))
     except errors.MethodError as error:
