@@ -35,9 +35,11 @@ demo: $(STAMP)
 test: $(STAMP) $(VISION) browser
 	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n 2 --dist loadfile --no-loadscope-reorder
 
-# Every architecture in every form, of which make test takes one each, and a tensor of 2^31 elements: some minutes.
+# Every architecture in every form, of which make test takes one each, a tensor of 2^31 elements, ten thousand shards, the
+# longest of the demo and of the examples: some minutes.
 zoo: $(STAMP) $(VISION)
-	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n 2 -m "slow or not slow" tests/models tests/checkpoint/test_extremes.py
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n 2 -m "slow or not slow" tests/models tests/checkpoint/test_extremes.py \
+		tests/lab/test_demo.py tests/docs/test_examples.py
 
 # Faults by the hundred, and what only shows after long: an hour; docs/safety.md has the last result.
 soak: $(STAMP)

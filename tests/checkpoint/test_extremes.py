@@ -68,6 +68,7 @@ def few_descriptors() -> Iterator[None]:
     resource.setrlimit(resource.RLIMIT_NOFILE, limits)
 
 
+@pytest.mark.slow
 def test_ten_thousand_shards(few_descriptors: None, tmp_path: Path) -> None:
     """10,000 shards: through a merge with 256 descriptors, into as many shards, every tensor right."""
     model = sharded(tmp_path / "in", 10_000, 2.0)

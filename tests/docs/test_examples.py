@@ -49,7 +49,7 @@ def test_an_example(name, tmp_path):
         assert "UserWarning: training ended" not in output
 
 
-@pytest.mark.parametrize("name", ["hf_trainer.py", "accelerate_loop.py"])
+@pytest.mark.parametrize("name", [pytest.param("hf_trainer.py", marks=pytest.mark.slow), "accelerate_loop.py"])
 def test_an_example_under_torchrun(name, tmp_path):
     """Replicas on ranks that end as one; an average of one model on two ranks."""
     again = ["--epochs", "9", "--resume"] if name == "hf_trainer.py" else ["--resume"]

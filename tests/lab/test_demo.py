@@ -224,6 +224,7 @@ def test_a_damaged_or_other_checkpoint_is_made_again(report: lab.DemoReport, tmp
     assert kept_checkpoint(tmp_path / "nothing", "seed 1") is None
 
 
+@pytest.mark.slow
 def test_repetitions_and_a_vision_transformer(tmp_path: Path) -> None:
     """Each its own base; standard errors in the table; differences over repetitions."""
     tiny = lab.DemoSettings(
