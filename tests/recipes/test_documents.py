@@ -128,7 +128,9 @@ def test_an_existing_out_is_found_before_parts_are_made(recipe: Path, program: P
     assert snapshot(place) == before
 
 
-THREE = "name: first\nmerge_method: passthrough\nmodels: [{model: b}]\n---\n" + RECIPE.replace("model: b}", "model: first}")
+THREE = "name: first\nmerge_method: passthrough\nmodels: [{model: b}]\n---\n" + RECIPE.replace(
+    "model: b}", "model: first}"
+)
 
 
 @pytest.mark.parametrize("dry", [[], ["--dry-run"]])
