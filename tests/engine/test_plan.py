@@ -342,6 +342,20 @@ def test_peak_memory_is_honest(granularity: str, memory: str, large: list[Path],
     assert abs(told - real) <= 0.02 * real
 
 
+@pytest.mark.parametrize(("method", "count"), [("della", 1), ("della_linear", 3), ("arcee_fusion", 1)])
+def test_peak_memory_is_honest_for_a_long_vector(method: str, count: int, tmp_path: Path) -> None:
+    """A rule that sees whole rows sees all of a vector at once: the plan counts what that takes."""
+    for number in range(count + 1):
+        vector = torch.randn(8_000_000, generator=torch.Generator().manual_seed(number)).to(torch.bfloat16)
+        save_file({"w": vector}, tmp_path / f"m{number}.safetensors")
+    inputs = [str(tmp_path / f"m{number}.safetensors") for number in range(count + 1)]
+    more = [] if method == "arcee_fusion" else ["--set", "density=0.5", "--set", "epsilon=0.2"]
+    words = ["--method", method, "--base", *inputs, *more, "--out", str(tmp_path / "out.safetensors")]
+    foreseen, real, _ = foreseen_and_real(*words)
+    assert real <= foreseen, f"{real / MIB:.0f} MiB, foreseen {foreseen / MIB:.0f} MiB"
+    assert foreseen < 3 * real
+
+
 def test_peak_memory_is_honest_for_a_transposed_pickle(tmp_path: Path) -> None:
     """The same for pickled tensors that are not dense: they are not gathered whole behind the plan's back."""
     side = 4096  # 64 MiB in float32

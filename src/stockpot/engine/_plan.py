@@ -17,7 +17,7 @@ from stockpot.checkpoint import CONFIG, Layout, OutFile, Source, nbytes, plan_la
 from stockpot.engine._adapters import alignment_of, as_adapters, require_models
 from stockpot.engine._align import Alignment, Inputs, Slot
 from stockpot.engine._beside import beside
-from stockpot.engine._budget import ALIGNMENT, Budget, fit
+from stockpot.engine._budget import ALIGNMENT, Budget, fit, row_scratch_bytes
 from stockpot.engine._job import Job
 from stockpot.engine._side_files import links_elsewhere, side_files
 from stockpot.engine._statistics import aligned, statistics_bytes, with_statistics
@@ -108,6 +108,7 @@ class Plan:
         """What sources keep, and strided tensors gathered whole: window and result, of two that follow one another."""
         sizes = [sum(i.nbytes + i.size_bytes for _, i in slot.sources if i.strides is not None) for slot in self.slots]
         working = sum(source.working_bytes for source in self.inputs.checkpoints)
+        working += row_scratch_bytes(self.job, self.slots, self.alignment.settings, self.budget)
         return 2 * max(sizes, default=0) + working + self.budget.workers * statistics_bytes(self.slots)
 
     @property

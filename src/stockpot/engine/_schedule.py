@@ -5,9 +5,10 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
-from stockpot.checkpoint import TORCH_NAMES, count, itemsize, nbytes
+from stockpot.checkpoint import TORCH_NAMES, count, nbytes
+from stockpot.engine import _budget
 from stockpot.engine._align import Slot
-from stockpot.engine._budget import STAGE_BYTES, step_elements
+from stockpot.engine._budget import STAGE_BYTES
 from stockpot.engine._plan import Group, Plan, held_bytes
 from stockpot.kernels import BLOCK, DTYPES_OF_MANY, is_compiled
 
@@ -220,12 +221,8 @@ def _group_tasks(plan: Plan, place: int, group: Group, done: frozenset[str], mea
 
 
 def piece_elements(plan: Plan, slot: Slot) -> int:
-    """Elements per piece: about STAGE_BYTES of output, within the buffer, and a multiple of the reduction step."""
-    step = step_elements(plan.job, slot, plan.values_of(slot))
-    each = sum(itemsize(info.dtype) for _, info in slot.sources)
-    room = (plan.budget.raw_bytes - 64 * len(slot.sources)) // each
-    wanted = min(room, STAGE_BYTES // itemsize(slot.dtype))
-    return max(step, wanted // step * step)
+    """Elements per piece."""
+    return _budget.piece_elements(plan.job, slot, plan.values_of(slot), plan.budget.raw_bytes)
 
 
 def _pieces(total: int, size: int) -> Sequence[tuple[int, int]]:
