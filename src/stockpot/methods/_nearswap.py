@@ -20,7 +20,7 @@ from stockpot.methods._rule import Form, Rule, Unit
     reference="none: described in the documentation of mergekit",
 )
 def nearswap(form: Form, *, t: float) -> Rule:
-    """The base, with the model's values where they are near, and a step of ``t`` towards them elsewhere.
+    """The base, with the model's values where they are near, and a step of t towards them elsewhere.
 
     With s = w1 - w0: w = w0 + s min(1, t / |s|), which is w1 where |s| is at most t, and w0 moved by t elsewhere.
 
