@@ -112,7 +112,8 @@ def test_workers_and_memory_change_no_byte(
         out = tmp_path / f"resumed-{after}" / "merged"
         assert interrupted(name, out, after, workers=2, memory="64MiB", **given), "it was through before it was stopped"
         result = stockpot.merge(name, out=out, workers=1, memory="4GiB", **given)
-        assert result.resumed > 0
+        # A method that looks at all tensors first has none finished as early as that.
+        assert result.resumed > 0 or (after < 0.5 and get_method(name).beside)
         found = contents(out)
         differing = [file for file in expected if found.get(file) != expected[file]]
         assert found == expected, f"resumed after {after}: {differing} differ"

@@ -103,15 +103,13 @@ def rederive(path: Path, record: Record, fraction: float, problems: list[str], n
 
 
 def _opened(job: Job, record: Record, notes: list[str]) -> Inputs:
-    try:
-        return open_inputs(job, _at_commits(record, notes), adapters=True)
-    except errors.NotFoundError as error:
-        if not record.made_from:
-            raise
+    # Looked for before anybody is asked for them by these names.
+    if gone := [ref for ref in record.made_from or () if not Path(ref).exists()]:
         raise errors.NotFoundError(
-            "an input that was made for this merge is gone", file=", ".join(record.made_from),
-            remedy="run the same recipe again, which makes it, to another --out", problems=[error.line()],
-        ) from None  # fmt: skip
+            "an input that was made for this merge is gone", file=", ".join(gone),
+            remedy="run the same recipe again, which makes it, to another --out",
+        )  # fmt: skip
+    return open_inputs(job, _at_commits(record, notes), adapters=True)
 
 
 def _device(record: Record) -> str:
