@@ -7,11 +7,11 @@ from collections.abc import Callable, Iterator, Sequence
 import numpy as np
 
 from stockpot.kernels._constants import BLOCK
-from stockpot.kernels._rows import NonFiniteInputError, Row, cut, mix
+from stockpot.kernels._rows import OverflowedError, Row, cut, first_nonfinite
 from stockpot.kernels._selection import Elements
 from stockpot.kernels._shapes import Float64
 from stockpot.kernels._trim import refuse
-from stockpot.kernels._wide import read_wide
+from stockpot.kernels._wide import read_wide, write_wide
 
 Doubles = Float64[np.ndarray, " elements"]
 
@@ -41,12 +41,11 @@ def make_by_blocks(
             if odd.any():
                 refuse(rows, start + int(np.argmax(odd)))
         with np.errstate(all="ignore"):
-            found = np.ascontiguousarray(made(start, values))
-        try:
-            mix([Row("float64", found.view(np.uint8))], np.ones(1), out.cut(start, start + found.size),
-                pass_nonfinite=pass_nonfinite)  # fmt: skip
-        except NonFiniteInputError as error:
-            refuse(rows, start + error.index)
+            found = made(start, values)
+        part = out.cut(start, start + found.size)
+        write_wide(found, part)
+        if not pass_nonfinite and (at := first_nonfinite(part)) >= 0:
+            raise OverflowedError(start + at)
 
 
 class Keyed:
